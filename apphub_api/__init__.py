@@ -1,0 +1,1 @@
+"""How people reach AppHub over HTTP and the command line. One router module per slice; no Dagster anywhere."""

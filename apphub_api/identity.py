@@ -1,0 +1,36 @@
+"""Who am I?"""
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from apphub_api.deps import Caller
+from apphub_assets.identity.spec import Scope
+from apphub_assets.kit.view import View
+
+router = APIRouter(tags=["identity"])
+
+
+class IdentityView(View):
+    subject: str
+    kind: str
+    scopes: list[Scope]
+    user_id: str | None = None
+    session_id: str | None = None
+    api_key_id: str | None = None
+    auth_disabled: bool
+    display_name: str | None = None
+    email: str | None = None
+    roles: list[str] = Field([])
+
+
+class IdentityAnswer(View):
+    data: IdentityView
+
+
+@router.get("/auth/identity")
+async def show_identity(caller: Caller) -> IdentityAnswer:
+    """The caller's subject and scopes. `authDisabled` says that the local operator is signed in without a token."""
+    view = IdentityView(
+        subject=caller.subject, kind=caller.kind, scopes=sorted(caller.scopes), auth_disabled=caller.is_local
+    )
+    return IdentityAnswer(data=view)

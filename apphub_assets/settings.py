@@ -1,0 +1,154 @@
+"""Every setting of AppHub, in one class that is read once at the edge and passed in.
+
+Values come from `APPHUB_*` environment variables (or `.env`); a variable with `_FILE` appended names a file
+that holds the value, for secrets. Sizes are bytes and times are seconds unless the name says otherwise.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+# Read by the command line, by Dagster's configuration, by Compose and by the tests.
+OTHER_VARIABLES = {
+    "APPHUB_URL",
+    "APPHUB_TOKEN",
+    "APPHUB_DAGSTER_DATABASE_URL",
+    "APPHUB_DAGSTER_STATE",
+    "APPHUB_RUN_SOCKET",
+    "APPHUB_CODE_SOCKET",
+    "APPHUB_STACK",
+    "APPHUB_IMAGE",
+    "APPHUB_REQUIRE_ENGINE",
+}
+
+
+class Settings(BaseSettings):
+    """The whole configuration; frozen after it was read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="APPHUB_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    # Where things are
+    home: Path = Field(Path(".apphub"), description="State of the embedded stack: database, storage, logs, sockets.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(4000, description="Port the API listens on.")
+    dagster_host: str = Field("127.0.0.1", description="Host of the Dagster webserver, as the API reaches it.")
+    dagster_port: int = Field(4001, description="Port of the Dagster webserver, as the API reaches it.")
+    database_url: SecretStr | None = Field(None, description="Postgres URL; empty: an embedded Postgres is started.")
+    storage_url: str | None = Field(None, description="Folder or s3:// URL for files; default <home>/storage.")
+    public_url: str | None = Field(None, description="Address people use, when a proxy stands in front.")
+
+    # Identity
+    operator_tokens: SecretStr | None = Field(None, description="JSON array of {token, subject?, scopes?, kind?}.")
+    operator_tokens_path: Path | None = Field(None, description="File with the same JSON array.")
+
+    # Webhooks: one shared secret per provider; a provider without a secret is closed.
+    webhook_secret_github: SecretStr | None = Field(None, description="Secret of GitHub webhooks.")
+    webhook_secret_gitlab: SecretStr | None = Field(None, description="Token of GitLab webhooks.")
+    webhook_secret_generic: SecretStr | None = Field(None, description="HMAC secret of generic webhooks.")
+
+    # Requests
+    max_body_bytes: int = Field(4 * MIB, description="Largest request body; previews have none of their own.")
+
+    # Git: repositories are hostile until read
+    git_private_hosts: str = Field(
+        "", description="Comma list of host names, addresses or CIDRs that may be private, e.g. `git.corp,10.0.0.0/8`."
+    )
+    git_local_roots: str = Field("", description="Comma list of folders below which file:// repositories are allowed.")
+    git_timeout: float = Field(120.0, description="Deadline of one clone.")
+    git_max_bytes: int = Field(512 * MIB, description="Largest checkout, .git included.")
+    git_max_files: int = Field(50_000, description="Most files in a checkout.")
+    ingest_max_attempts: int = Field(3, description="Attempts of one ingestion when its worker dies or Git is away.")
+    refresh_interval: float = Field(300.0, description="How often a remote is asked whether its HEAD moved.")
+
+    # Builds
+    engine_url: str | None = Field(None, description="Container engine; default: DOCKER_HOST or the local socket.")
+    build_timeout: float = Field(1200.0, description="Deadline of one build.")
+    build_memory_bytes: int = Field(2048 * MIB, description="Memory of one build step.")
+    build_cpus: float = Field(1.0, description="CPUs of one build step.")
+    build_disk_bytes: int = Field(4096 * MIB, description="Most a build step may write.")
+    build_log_bytes: int = Field(8 * MIB, description="Most of a build log that is kept; the middle is cut.")
+    build_keep_count: int = Field(3, description="Images kept per repository.")
+    build_keep_days: float = Field(14.0, description="Age after which unused images beyond the newest go.")
+
+    # Launches
+    relay_image: str = Field("busybox:1.36", description="Image with a busybox that relays traffic into a sandbox.")
+    relay_network: str | None = Field(None, description="Docker network the API shares with relays; empty: loopback.")
+    launch_ttl: float = Field(3600.0, description="Life of a launch.")
+    launch_idle_timeout: float = Field(900.0, description="A launch without a request for this long expires.")
+    launch_start_timeout: float = Field(60.0, description="An app that does not answer by then has failed.")
+    launch_max: int = Field(50, description="Most launches at once.")
+    pool_memory_bytes: int = Field(256 * MIB, description="Memory the warm pool may hold; 0 turns it off.")
+
+    # Runs
+    max_concurrent_runs: int = Field(8, description="Dagster runs at once; further ones wait in Dagster's queue.")
+    run_memory_bytes: int = Field(2048 * MIB, description="Address space growth allowed to one run worker.")
+
+    # Events
+    event_retention_days: float = Field(14.0, description="Age at which events leave the outbox.")
+    run_retention_days: float = Field(30.0, description="Age at which finished Dagster runs and their logs go.")
+
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_format: str = Field("auto", description="json, console, or auto: console on a terminal.")
+
+    @property
+    def state(self) -> Path:
+        """The absolute state folder."""
+        return self.home.absolute()
+
+    @property
+    def stack_id(self) -> str:
+        """Tells this stack's containers and networks from another's on the same engine."""
+        return hashlib.sha256(str(self.state).encode()).hexdigest()[:10]
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with its driver named.
+
+        Raises:
+            SettingMissing: no database is configured and none is embedded.
+        """
+        if self.database_url is None:
+            raise SettingMissing("APPHUB_DATABASE_URL is not set; start the stack with `apphub up`")
+        return with_driver(self.database_url.get_secret_value(), "psycopg")
+
+
+class SettingMissing(RuntimeError):
+    """A setting that this process can't do without is empty."""
+
+
+def with_driver(url: str, driver: str) -> str:
+    """Return a `postgresql+driver://` URL: SQLAlchemy 2.1 reads a bare one as psycopg 3, which breaks Dagster."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.split("+")[0] not in {"postgres", "postgresql"}:
+        raise SettingMissing(f"the database URL must start with postgresql://, got {scheme!r}")
+    return f"postgresql+{driver}://{rest}"
+
+
+def load_settings() -> Settings:
+    """Read the environment: `APPHUB_*`, `APPHUB_*_FILE`, and `DATABASE_URL` as a last resort for the database."""
+    from_files = {
+        name.lower(): Path(path).read_text().strip()
+        for name in Settings.model_fields
+        if (path := os.environ.get(f"APPHUB_{name.upper()}_FILE"))
+    }
+    values: dict[str, str] = dict(from_files)
+    if (
+        "APPHUB_DATABASE_URL" not in os.environ
+        and "database_url" not in values
+        and (url := os.environ.get("DATABASE_URL"))
+    ):
+        values["database_url"] = url
+    return Settings(**values)  # type: ignore[arg-type]  # pydantic parses the strings
+
+
+def unknown_variables() -> list[str]:
+    """`APPHUB_*` variables that no setting reads: most are typing errors, so they are warned about."""
+    known = {f"APPHUB_{name.upper()}{suffix}" for name in Settings.model_fields for suffix in ("", "_FILE")}
+    return sorted(name for name in os.environ if name.startswith("APPHUB_") and name not in known | OTHER_VARIABLES)

@@ -1,0 +1,68 @@
+"""A database for the time of a test or a command: `python -m apphub_assets.stack.throwaway alembic check`."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from apphub_assets.stack.database import dagster_url, prepare_database
+from apphub_assets.stack.errors import ChildFailed
+from apphub_assets.stack.layout import Layout
+from apphub_assets.stack.postgres import EmbeddedPostgres
+from apphub_assets.stack.supervisor import confined
+
+
+@contextmanager
+def throwaway_database() -> Iterator[str]:
+    """Run a database server in a temporary folder; yields the `postgresql://` URL of its migrated database.
+
+    Raises:
+        ChildFailed: the server does not come up.
+    """
+    with tempfile.TemporaryDirectory(prefix="apphub-db-") as folder:
+        layout = Layout(Path(folder))
+        layout.create()
+        postgres = EmbeddedPostgres(layout, durable=False)
+        try:
+            with _running(postgres):
+                prepare_database(postgres.url)
+                yield postgres.url
+        finally:
+            layout.remove_sockets()
+
+
+@contextmanager
+def _running(postgres: EmbeddedPostgres) -> Iterator[None]:
+    child = postgres.child()
+    child.prepare()
+    log = postgres.layout.logs / "postgres.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(confined(child), env=dict(child.environment), stdout=output, stderr=output)
+    try:
+        _until_ready(postgres, process, log)
+        yield
+    finally:
+        process.send_signal(child.stop_signal)
+        process.wait()
+
+
+def _until_ready(postgres: EmbeddedPostgres, process: subprocess.Popen[bytes], log: Path) -> None:
+    while not postgres.ready():
+        if process.poll() is not None:
+            raise ChildFailed(f"the throw-away database server ended: {log.read_text()[-2000:]}")
+        time.sleep(0.02)
+
+
+def main(command: list[str]) -> int:
+    """Run `command` on a throw-away database and return its exit code."""
+    with throwaway_database() as url:
+        environment = {"APPHUB_DATABASE_URL": url, "APPHUB_DAGSTER_DATABASE_URL": dagster_url(url)}
+        return subprocess.run(command, env=os.environ | environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

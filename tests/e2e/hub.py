@@ -1,0 +1,199 @@
+"""A running AppHub, as its clients, its Dagster and its engine see it."""
+
+import json
+import shlex
+import subprocess
+import sys
+from functools import cached_property
+from typing import Any
+
+import httpx
+import psutil
+
+from apphub_assets.containers import OWNER_LABEL
+from apphub_assets.settings import Settings
+from tests.fixtures.launches import docker, eventually
+from tests.fixtures.stack import Stack
+
+Json = dict[str, Any]
+
+# What has been disturbed comes to a final state of itself within this, in seconds.
+RECOVERY = 60.0
+FINAL = {"ready", "failed"}
+BUILT = {"succeeded", "failed", "canceled"}
+
+RUNS = """
+query Runs($tag: ExecutionTag!) {
+  result: runsOrError(filter: { tags: [$tag] }) {
+    ... on Runs { results { runId status tags { key value } assetSelection { path } } }
+  }
+}"""
+
+PARTITION = """
+query Partition($asset: AssetKeyInput!, $partition: String!) {
+  result: assetNodeOrError(assetKey: $asset) {
+    ... on AssetNode {
+      assetMaterializations(partitions: [$partition]) { runId tags { key value } }
+    }
+  }
+}"""
+
+CHECKS = """
+query Checks($asset: AssetKeyInput!) {
+  result: assetNodeOrError(assetKey: $asset) {
+    ... on AssetNode {
+      assetChecksOrError {
+        ... on AssetChecks { checks { name executionForLatestMaterialization { evaluation { success } } } }
+      }
+    }
+  }
+}"""
+
+BACKFILL = """
+mutation Backfill($params: LaunchBackfillParams!) {
+  result: launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}"""
+
+BACKFILL_STATUS = """
+query Status($id: String!) {
+  result: partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
+}"""
+
+
+class Hub:
+    """Asks the stack over HTTP, and looks behind it where only Dagster or the engine know."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.http = httpx.Client(base_url=stack.url, timeout=30)
+
+    def close(self) -> None:
+        self.http.close()
+
+    @cached_property
+    def exports(self) -> dict[str, str]:
+        """The variables that `apphub env` prints."""
+        words = shlex.split(self.stack.apphub("env").stdout)
+        return dict(word.split("=", 1) for word in words if word != "export")
+
+    # Through the API
+
+    def register(self, app_id: str, url: str, **headers: str) -> Json:
+        body = {"id": app_id, "name": app_id.replace("-", " ").title(), "repoUrl": url}
+        return self.call("POST", "/apps", body, headers=headers)
+
+    def call(self, method: str, path: str, body: Json | None = None, **values: Any) -> Any:
+        """The `data` of an answer that must be a success."""
+        response = self.http.request(method, path, json=body, **values)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json()["data"] if response.content else None
+
+    def app(self, app_id: str) -> Json:
+        return self.call("GET", f"/apps/{app_id}")
+
+    def builds(self, app_id: str) -> list[Json]:
+        return self.call("GET", f"/apps/{app_id}/builds")
+
+    def history(self, app_id: str) -> list[str]:
+        """States of an app's ingestion, oldest first."""
+        return [event["status"] for event in reversed(self.call("GET", f"/apps/{app_id}/history"))]
+
+    def messages(self, app_id: str) -> list[str]:
+        """What the app's history says, oldest first."""
+        return [event["message"] for event in reversed(self.call("GET", f"/apps/{app_id}/history"))]
+
+    def until_status(self, app_id: str, *statuses: str) -> Json:
+        """Wait for the app's ingestion to be in one of these states."""
+
+        def there() -> Json | None:
+            app = self.app(app_id)
+            return app if app["ingestStatus"] in statuses else None
+
+        return eventually(there, f"{app_id} {statuses}", RECOVERY)
+
+    def until_build(self, app_id: str, *statuses: str) -> Json:
+        """Wait for the app's newest build to be in one of these states."""
+
+        def there() -> Json | None:
+            build = self.app(app_id)["latestBuild"]
+            return build if build and build["status"] in statuses else None
+
+        return eventually(there, f"a build of {app_id} {statuses}", RECOVERY)
+
+    def until_built(self, app_id: str, commit: str) -> Json:
+        """Wait for the image of a commit."""
+
+        def there() -> Json | None:
+            build = self.app(app_id)["latestBuild"]
+            return build if build and build["commitSha"] == commit and build["status"] == "succeeded" else None
+
+        return eventually(there, f"the image of {app_id} at {commit}", RECOVERY)
+
+    def last_sequence(self) -> int:
+        newest = self.call("GET", "/admin/events?limit=1")["events"]
+        return newest[0]["sequence"] if newest else 0
+
+    # Behind it
+
+    @property
+    def stack_id(self) -> str:
+        return Settings(home=self.stack.home).stack_id
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The processes that execute runs now."""
+        return self.stack.children()["runs"].children()
+
+    def images(self, app_id: str) -> list[str]:
+        return docker("images", "-q", "--filter", f"label={OWNER_LABEL}={self.stack_id}.{app_id}").split()
+
+    def leftovers(self) -> list[str]:
+        """Containers, networks and work folders that belong to this stack."""
+        names = docker("ps", "-a", "--format", "{{.Names}}") + docker("network", "ls", "--format", "{{.Name}}")
+        work = self.stack.home / "work"
+        return [*(name for name in names.split() if self.stack_id in name), *map(str, work.iterdir())]
+
+    def dagster(self, *arguments: str) -> None:
+        """Run the `dagster` command as somebody would who has set the variables of `apphub env`."""
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", *arguments, "-m", "apphub_assets.definitions"]
+        environment = self.stack.environment | self.exports
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        """The `result` of a query to Dagster, asked past the API."""
+        url = f"http://127.0.0.1:{self.stack.dagster_port}/dagster/graphql"
+        answer = httpx.post(url, json={"query": query, "variables": variables}, timeout=30).json()
+        assert "errors" not in answer, json.dumps(answer["errors"])[:2000]
+        return answer["data"]["result"]
+
+    def runs(self, tag: str, value: str) -> list[Json]:
+        """Runs that carry a tag, newest first, their tags as a mapping."""
+        found = self.graphql(RUNS, tag={"key": tag, "value": value})["results"]
+        return [run | {"tags": {one["key"]: one["value"] for one in run["tags"]}} for run in found]
+
+    def materializations(self, asset: str, partition: str) -> list[str]:
+        """Data versions of a partition, newest first."""
+        found = self.graphql(PARTITION, asset={"path": [asset]}, partition=partition)["assetMaterializations"]
+        tags = [{one["key"]: one["value"] for one in event["tags"]} for event in found]
+        return [one["dagster/data_version"] for one in tags]
+
+    def checks(self, asset: str) -> dict[str, bool]:
+        """Each check that ran, and whether it passed last."""
+        found = self.graphql(CHECKS, asset={"path": [asset]})["assetChecksOrError"]["checks"]
+        last = {check["name"]: check["executionForLatestMaterialization"] or {} for check in found}
+        return {name: done["success"] for name, execution in last.items() if (done := execution.get("evaluation"))}
+
+    def backfill(self, assets: list[str], partitions: list[str]) -> str:
+        selection = [{"path": [asset]} for asset in assets]
+        params = {"assetSelection": selection, "partitionNames": partitions}
+        answer = self.graphql(BACKFILL, params=params)
+        assert answer["__typename"] == "LaunchBackfillSuccess", answer
+        return answer["backfillId"]
+
+    def backfill_status(self, backfill: str) -> str:
+        return self.graphql(BACKFILL_STATUS, id=backfill)["status"]
