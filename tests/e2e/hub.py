@@ -38,15 +38,9 @@ query Partition($asset: AssetKeyInput!, $partition: String!) {
   }
 }"""
 
-CHECKS = """
-query Checks($asset: AssetKeyInput!) {
-  result: assetNodeOrError(assetKey: $asset) {
-    ... on AssetNode {
-      assetChecksOrError {
-        ... on AssetChecks { checks { name executionForLatestMaterialization { evaluation { success } } } }
-      }
-    }
-  }
+CHECK = """
+query Check($asset: AssetKeyInput!, $check: String!) {
+  result: assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 100) { evaluation { success } }
 }"""
 
 BACKFILL = """
@@ -182,11 +176,10 @@ class Hub:
         tags = [{one["key"]: one["value"] for one in event["tags"]} for event in found]
         return [one["dagster/data_version"] for one in tags]
 
-    def checks(self, asset: str) -> dict[str, bool]:
-        """Each check that ran, and whether it passed last."""
-        found = self.graphql(CHECKS, asset={"path": [asset]})["assetChecksOrError"]["checks"]
-        last = {check["name"]: check["executionForLatestMaterialization"] or {} for check in found}
-        return {name: done["success"] for name, execution in last.items() if (done := execution.get("evaluation"))}
+    def check(self, asset: str, check: str) -> list[bool]:
+        """Whether a check passed, each time it came to an answer; a run that had nothing to do evaluates nothing."""
+        found = self.graphql(CHECK, asset={"path": [asset]}, check=check)
+        return [done["success"] for execution in found if (done := execution["evaluation"])]
 
     def backfill(self, assets: list[str], partitions: list[str]) -> str:
         selection = [{"path": [asset]} for asset in assets]
