@@ -64,7 +64,7 @@ class HistoryAnswer(View):
 def register_app(
     body: RegisterBody, db: Db, platform: Platform, correlation: Correlation, later: BackgroundTasks, response: Response
 ) -> AppAnswer:
-    """Register a repository and start its ingestion; the same id again changes it and ingests anew (200)."""
+    """Register a repository and start its ingestion; the same id again changes it and ingests anew."""
     wanted = Registration(
         id=body.id,
         name=body.name,
@@ -75,8 +75,7 @@ def register_app(
         tags=_tags(body.tags),
         metadata_strategy=body.metadata_strategy,
     )
-    app, created = service.register(db, wanted, correlation_id=correlation)
-    response.status_code = 201 if created else 200
+    app = service.register(db, wanted, correlation_id=correlation)
     response.headers["Location"] = f"/apps/{app.id}"
     later.add_task(start_runs, platform, [app.id], REPOSITORY_AND_IMAGE, "registered", correlation)
     return AppAnswer(data=app)

@@ -29,12 +29,10 @@ SOURCE = "catalog"
 README_IN_INDEX = 20_000
 
 
-def register(
-    session: Session, wanted: Registration, *, correlation_id: str | None = None
-) -> tuple[RepositoryView, bool]:
+def register(session: Session, wanted: Registration, *, correlation_id: str | None = None) -> RepositoryView:
     """Register an app, or change an existing one of the same id, and ask for its ingestion.
 
-    Returns: the app and whether it is new. A new `tags` list replaces the manual tags of an existing app.
+    A new `tags` list replaces the manual tags of an existing app.
     """
     values = {
         "name": wanted.name.strip(),
@@ -50,7 +48,7 @@ def register(
         setattr(row, name, value)
     repository.replace_tags(session, wanted.id, TagSource.MANUAL, wanted.tags)
     message = "registered" if created else "registered again"
-    return _ask_ingestion(session, row, message, correlation_id), created
+    return _ask_ingestion(session, row, message, correlation_id)
 
 
 def refresh(session: Session, repository_id: str, message: str, *, correlation_id: str | None = None) -> RepositoryView:

@@ -44,7 +44,8 @@ def test_registering_again_is_a_change(api):
 
     again = register(api, name="Hello again")
 
-    assert again.status_code == 200
+    assert again.status_code == 201
+    assert again.headers["location"] == "/apps/hello"
     assert api.get("/apps/hello").json()["data"]["name"] == "Hello again"
     assert [e["status"] for e in api.get("/apps/hello/history").json()["data"]] == ["pending", "pending"]
 
