@@ -38,15 +38,17 @@ async def receive_webhook(
         verify(provider, platform.settings, body, request.headers)
         urls = addresses_in(provider, _parse(body))
     done = action_of(request, "succeeded")
-    ids = await run_in_threadpool(_refresh, platform.database, urls, f"{provider} webhook", done)
+    ids = await run_in_threadpool(_refresh, platform.database, urls, f"{provider} webhook", done, correlation)
     later.add_task(start_runs, platform, ids, REPOSITORY_AND_IMAGE, "webhook", correlation)
     return WebhookAnswer(refreshed=ids)
 
 
-def _refresh(database: Database, urls: list[str], message: str, done: audit.Action) -> list[str]:
+def _refresh(
+    database: Database, urls: list[str], message: str, done: audit.Action, correlation_id: str | None
+) -> list[str]:
     with database.transaction() as session:
         audit.record(session, done)
-        return service.refresh_by_url(session, urls, message)
+        return service.refresh_by_url(session, urls, message, correlation_id=correlation_id)
 
 
 def _parse(body: bytes) -> dict[str, Any]:

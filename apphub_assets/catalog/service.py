@@ -60,11 +60,13 @@ def refresh(session: Session, repository_id: str, message: str, *, correlation_i
     return _ask_ingestion(session, locked(session, repository_id), message, correlation_id)
 
 
-def refresh_by_url(session: Session, urls: Sequence[str], message: str) -> list[str]:
+def refresh_by_url(
+    session: Session, urls: Sequence[str], message: str, *, correlation_id: str | None = None
+) -> list[str]:
     """Ask for the ingestion of every app registered under one of these addresses; returns their ids."""
     ids = repository.ids_by_url(session, urls)
     for repository_id in ids:
-        refresh(session, repository_id, message)
+        refresh(session, repository_id, message, correlation_id=correlation_id)
     return ids
 
 

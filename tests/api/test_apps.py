@@ -8,6 +8,7 @@ import threading
 import pytest
 from pydantic import SecretStr
 
+from apphub_assets.events import service as events
 from tests.api.test_errors import check_problem, register
 
 
@@ -146,6 +147,12 @@ class TestWebhooks:
 
         assert (answer.status_code, answer.json()) == (202, {"refreshed": ["hello"]})
         assert "github webhook" in hooked.get("/apps/hello/history").json()["data"][0]["message"]
+
+    def test_what_a_push_sets_off_carries_its_correlation_id(self, hooked, catalog):
+        headers = self.sign(self.BODY) | {"X-Correlation-Id": "trace-me"}
+        hooked.post("/webhooks/git/github", content=self.BODY, headers=headers)
+
+        assert events.read(catalog.database, 0)[-1].correlation_id == "trace-me"
 
     def test_gitlab_proves_itself_with_its_token(self, hooked):
         body = {"project": {"git_http_url": "https://example.org/h.git"}}
