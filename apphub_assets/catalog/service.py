@@ -1,6 +1,6 @@
 """Use cases of people: register, look at, tag, refresh and delete apps."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from apphub_assets.catalog import repository
 from apphub_assets.catalog.errors import AppNotFound
 from apphub_assets.catalog.models import Build, IngestionEvent, Repository
-from apphub_assets.catalog.spec import IngestStatus, Registration, SourcedTag, Tag, TagSource
+from apphub_assets.catalog.spec import IngestStatus, Registration, SourcedTag, Tag, TagSource, check_tags
 from apphub_assets.catalog.views import (
     BuildView,
     IngestionEventView,
@@ -95,14 +95,16 @@ def history(session: Session, repository_id: str, limit: int) -> list[IngestionE
 
 
 def set_manual_tags(
-    session: Session, repository_id: str, tags: Iterable[Tag], *, expected_version: int | None = None
+    session: Session, repository_id: str, tags: Sequence[Tag], *, expected_version: int | None = None
 ) -> RepositoryView:
     """Replace the tags that people gave; author's and detected ones stay.
 
     Raises:
+        InvalidInput: more than MAX_TAGS.
         AppNotFound: there is no such app.
         Stale: `expected_version` is not the app's version.
     """
+    check_tags(tags)
     row = locked(session, repository_id)
     if expected_version is not None and row.version != expected_version:
         raise Stale(f"app {repository_id!r} is at version {row.version}, not {expected_version}; read it again")

@@ -95,14 +95,19 @@ class Registration:
             raise _invalid("/name", "name: use 1–200 characters")
         if len(self.description) > 4000:
             raise _invalid("/description", "description: use at most 4000 characters")
-        if len(self.tags) > MAX_TAGS:
-            raise _invalid("/tags", f"tags: at most {MAX_TAGS}, got {len(self.tags)}")
+        check_tags(self.tags)
         if "\0" in self.name + self.description:
             raise _invalid("/name", "name and description must not contain NUL")
         if self.dockerfile_path is not None:
             check_dockerfile_path(self.dockerfile_path)
         if self.git_ref is not None:
             check_ref(self.git_ref, "/gitRef")
+
+
+def check_tags(tags: Sequence[Tag]) -> None:
+    """Raise InvalidInput when there are more than MAX_TAGS."""
+    if len(tags) > MAX_TAGS:
+        raise _invalid("/tags", f"tags: at most {MAX_TAGS}, got {len(tags)}")
 
 
 def check_dockerfile_path(path: str) -> None:

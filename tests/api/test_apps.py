@@ -63,6 +63,15 @@ def test_tags_are_replaced_on_the_version_that_was_read(api):
     check_problem(late, 412, "precondition_failed")
 
 
+def test_more_tags_than_an_app_can_have_are_refused(api):
+    register(api, tags=["a:1"])
+
+    refused = api.put("/apps/hello/tags", json={"tags": [f"k:{number}" for number in range(65)]})
+
+    body = check_problem(refused, 400, "invalid_input")
+    assert body["errors"] == [{"pointer": "/tags", "detail": "tags: at most 64, got 65"}]
+
+
 def test_a_deleted_app_is_gone_from_everywhere(api):
     register(api, tags=["team:data"])
 
