@@ -69,8 +69,8 @@ def parse(parameters: Parameters) -> SearchQuery:
         draft.ranges.append(after(DateField.INGESTED, parameters.ingested_after, "/ingestedAfter"))
     if parameters.ingested_before:
         draft.ranges.append(before(DateField.INGESTED, parameters.ingested_before, "/ingestedBefore"))
-    words = tuple(dict.fromkeys(draft.words))
-    _check_sizes(draft, words)
+    words = tuple(dict.fromkeys(draft.words))[:MAX_WORDS]
+    _check_sizes(draft)
     return SearchQuery(
         words=words,
         excluded=tuple(draft.excluded),
@@ -180,10 +180,11 @@ def _check_text(text: str, pointer: str) -> None:
         _refuse(pointer, f"{pointer[1:]}: must be UTF-8 text without NUL")
 
 
-def _check_sizes(draft: _Draft, words: tuple[str, ...]) -> None:
-    count = len(words) + sum(map(len, draft.excluded))
-    if count > MAX_WORDS:
-        _refuse("/q", f"q: at most {MAX_WORDS} words, got {count}")
+def _check_sizes(draft: _Draft) -> None:
+    """Words too many are cut, which finds more than was asked for; of what is excluded that would be wrong."""
+    excluded = sum(map(len, draft.excluded))
+    if excluded > MAX_WORDS:
+        _refuse("/q", f"q: at most {MAX_WORDS} excluded words, got {excluded}")
     filters = len(draft.statuses) + sum(map(len, draft.pairs.values())) + len(draft.others) + len(draft.ranges)
     if filters > MAX_FILTERS:
         _refuse("/q", f"q, tags and status: at most {MAX_FILTERS} filters together, got {filters}")

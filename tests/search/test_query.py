@@ -31,6 +31,11 @@ def test_words_are_folded_unique_and_in_order():
     )
 
 
+def test_of_many_words_the_first_twelve_count():
+    words = [f"w{number}" for number in range(14)]
+    assert parse(Parameters(q=" ".join(["w0", *words, "-x"]))).words == tuple(words[:12])
+
+
 def test_a_key_and_a_value_are_a_filter_wherever_they_stand():
     assert parse(Parameters(q="language:Go", tags="team:core")).filters == (typed("language:go"), literal("team:core"))
 
@@ -147,7 +152,7 @@ def test_weights_are_overridden_by_name(text: str):
         (Parameters(q="nul\0"), "/q"),
         (Parameters(tags="language:\udcff"), "/tags"),
         (Parameters(q="x" * 1001), "/q"),
-        (Parameters(q=" ".join(f"w{n}" for n in range(13))), "/q"),
+        (Parameters(q=" ".join(f"-w{n}" for n in range(13))), "/q"),
         (Parameters(q="a:b " * 51 + "c:d"), "/q"),
         (Parameters(relevance="colour:3"), "/relevance"),
         (Parameters(relevance="name:much"), "/relevance"),
