@@ -20,6 +20,7 @@ from apphub_assets.catalog.errors import AlreadyInProgress
 from apphub_assets.catalog.inspection import Inspection, inspect
 from apphub_assets.catalog.models import Repository
 from apphub_assets.catalog.spec import IngestStatus, Tag, TagSource
+from apphub_assets.catalog.tiles import preview_tiles
 from apphub_assets.catalog.workplace import workplace
 from apphub_assets.errors import AppHubError
 from apphub_assets.kit.db import Database
@@ -139,6 +140,7 @@ def _record(session: Session, row: Repository, checkout: git.Checkout, found: In
     row.readme, row.owner = found.readme, found.owner
     row.facts = found.facts()
     row.warnings = [asdict(warning) for warning in found.warnings]
+    row.preview_tiles = preview_tiles(found.preview, row.repo_url, checkout.commit_sha)
     row.launch_env_templates = [asdict(template) for template in found.env_templates]
     row.version += 1
     for source in (TagSource.AUTHOR, TagSource.AUTO):

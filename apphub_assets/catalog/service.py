@@ -15,6 +15,7 @@ from apphub_assets.catalog.views import (
     RepositoryDetail,
     RepositoryView,
     build_view,
+    description_of,
     ingestion_event_view,
     repository_detail,
     repository_view,
@@ -236,7 +237,7 @@ def _document(row: Repository, tags: Sequence[SourcedTag]) -> Document:
     return Document(
         repository_id=row.id,
         name=row.name,
-        description=row.description or row.facts.get("description") or "",
+        description=description_of(row),
         repo_url=row.repo_url,
         owner=row.owner,
         readme=(row.readme or "")[:README_IN_INDEX],

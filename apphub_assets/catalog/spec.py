@@ -38,7 +38,7 @@ class TagSource(StrEnum):
 
 
 class MetadataStrategy(StrEnum):
-    """`auto` reads name and description from the repository; `explicit` keeps what was registered."""
+    """`auto` reads from the repository what was not registered, its description; `explicit` does not."""
 
     AUTO = "auto"
     EXPLICIT = "explicit"

@@ -124,10 +124,16 @@ def repository_detail(repository: Repository, tags: Sequence[SourcedTag], latest
     return RepositoryDetail.model_validate(_values(repository, tags, latest) | {"readme": repository.readme})
 
 
+def description_of(repository: Repository) -> str:
+    """What was registered; where that is nothing, and unless that was meant, what the repository says."""
+    explicit = repository.metadata_strategy == MetadataStrategy.EXPLICIT
+    return repository.description or ("" if explicit else repository.facts.get("description") or "")
+
+
 def _values(repository: Repository, tags: Sequence[SourcedTag], latest: BuildView | None) -> dict[str, Any]:
     return {
         **{name: getattr(repository, name) for name in REPOSITORY_COLUMNS},
-        "description": repository.description or repository.facts.get("description") or "",
+        "description": description_of(repository),
         "dockerfile_path": repository.found_dockerfile or repository.dockerfile_path,
         "tags": tags,
         "latest_build": latest,

@@ -7,10 +7,13 @@ from sqlalchemy.exc import OperationalError
 
 from apphub_assets.catalog import ingestion, service
 from apphub_assets.catalog.errors import AlreadyInProgress, AppNotFound
-from apphub_assets.catalog.spec import Tag, TagSource
+from apphub_assets.catalog.spec import MetadataStrategy, Tag, TagSource
+from apphub_assets.catalog.tiles import preview_tiles
 from apphub_assets.catalog.workplace import clear_abandoned, workplace
 from apphub_assets.errors import AppHubError
 from apphub_assets.events import service as events
+from apphub_assets.search import service as search
+from apphub_assets.search.query import Parameters, parse
 from tests.fixtures.catalog import SERVING, lose_locks
 
 APP = {
@@ -44,6 +47,55 @@ def test_a_registered_repository_becomes_a_described_app(catalog, make_repositor
     assert app.readme
     assert "A page that draws." in app.readme
     assert catalog.history("curves") == ["pending", "processing", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({}, "Draws curves."),
+        ({"description": "Mine."}, "Mine."),
+        ({"metadata_strategy": MetadataStrategy.EXPLICIT}, ""),
+        ({"metadata_strategy": MetadataStrategy.EXPLICIT, "description": "Mine."}, "Mine."),
+    ],
+)
+def test_the_repository_describes_what_nobody_has_described_unless_that_was_meant(
+    catalog, make_repository, values, shown
+):
+    readme = "---\nshort_description: Draws curves.\n---\n"
+    catalog.register("curves", make_repository(files=APP | {"README.md": readme}).url, **values)
+    catalog.ingest("curves")
+
+    assert catalog.show("curves").description == shown
+    with catalog.database.transaction() as session:
+        found = search.search(session, parse(Parameters(q="draws")))
+    assert found.total == (shown == "Draws curves.")
+
+
+@pytest.mark.parametrize(
+    ("url", "source"),
+    [
+        ("https://github.com/org/curves.git", "https://raw.githubusercontent.com/org/curves/c0ffee/img/a%20b.png"),
+        ("https://gitlab.com/org/sub/curves", "https://gitlab.com/org/sub/curves/-/raw/c0ffee/img/a%20b.png"),
+        ("https://codeberg.org/org/curves", "https://codeberg.org/org/curves/raw/commit/c0ffee/img/a%20b.png"),
+    ],
+)
+def test_a_picture_in_the_tree_is_a_tile_where_its_host_shows_single_files(url, source):
+    assert [tile["src"] for tile in preview_tiles("img/a b.png", url, "c0ffee")] == [source]
+    assert preview_tiles("img/a b.png", "file:///srv/curves", "c0ffee") == []
+    assert preview_tiles(None, url, "c0ffee") == []
+
+
+def test_the_picture_that_the_author_names_is_a_tile(catalog, make_repository):
+    repository = make_repository(files=APP | {"README.md": "---\nthumbnail: https://example.org/curves.png\n---\n"})
+    catalog.register("curves", repository.url)
+    catalog.ingest("curves")
+
+    tile = catalog.show("curves").preview_tiles[0]
+    assert (tile["kind"], tile["src"], tile["source"]) == ("image", "https://example.org/curves.png", "repository")
+
+    repository.commit(APP)
+    catalog.ingest("curves")
+    assert catalog.show("curves").preview_tiles == []
 
 
 def test_tags_keep_their_source_and_automatic_ones_replace_nobody_elses(catalog, make_repository):
