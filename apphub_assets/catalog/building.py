@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from apphub_assets import containers, git
 from apphub_assets.catalog import builds, logs, repository, service
 from apphub_assets.catalog.address import AddressPolicy
 from apphub_assets.catalog.dockerfile import dockerfile_text
-from apphub_assets.catalog.errors import AlreadyInProgress, NotReady
+from apphub_assets.catalog.errors import AlreadyInProgress, NotReady, as_written
 from apphub_assets.catalog.ingestion import check_out
 from apphub_assets.catalog.models import Build
 from apphub_assets.catalog.remote_sources import check_remote_sources
@@ -119,10 +120,13 @@ class _Work:
         try:
             image = self._make()
             ports = self._engine.image_info(image.id).ports
-        except AppHubError as error:
-            self._write(error.message)
+        except OperationalError:  # there is nowhere to write it; whoever comes next finds the lock free
+            raise
+        except Exception as error:
+            failure = as_written(error)
+            self._write(failure.message)
             self._log.flush()
-            self._fail(error)
+            self._fail(failure)
             raise
         self._log.flush()
         return self._succeed(image, ports, time.monotonic() - started)

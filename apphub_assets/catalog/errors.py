@@ -1,6 +1,7 @@
 """Errors of the catalog."""
 
-from apphub_assets.errors import Conflict, NotFound
+from apphub_assets.catalog.tree import clean
+from apphub_assets.errors import AppHubError, Conflict, NotFound
 
 
 class AppNotFound(NotFound):
@@ -33,3 +34,10 @@ class AlreadyInProgress(Conflict):
 
 class NotReady(Conflict):
     code, title = "app_not_ready", "App not ready"
+
+
+def as_written(error: Exception) -> AppHubError:
+    """What the row of failed work says: our own errors as they are, any other as an internal one that names it."""
+    if isinstance(error, AppHubError):
+        return error
+    return AppHubError(clean(f"{type(error).__name__}: {error}", 1000))

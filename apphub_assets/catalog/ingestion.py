@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from apphub_assets import git
 from apphub_assets.catalog import builds, repository, service
 from apphub_assets.catalog.address import AddressPolicy
-from apphub_assets.catalog.errors import AlreadyInProgress
+from apphub_assets.catalog.errors import AlreadyInProgress, as_written
 from apphub_assets.catalog.inspection import Inspection, inspect
 from apphub_assets.catalog.models import Repository
 from apphub_assets.catalog.spec import IngestStatus, Tag, TagSource
@@ -99,8 +100,10 @@ def _attempt(database: Database, settings: Settings, row: Repository, progress: 
     started = time.monotonic()
     try:
         return _read(database, settings, row, started, progress)
-    except AppHubError as error:
-        if _fail(database, settings, row, error, started):
+    except OperationalError:  # there is nowhere to write it; whoever comes next finds the lock free
+        raise
+    except Exception as error:
+        if _fail(database, settings, row, as_written(error), started):
             raise
         return None
 

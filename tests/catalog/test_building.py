@@ -1,5 +1,6 @@
 """Builds: from a commit to an image, once, with a log that can be followed."""
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,20 @@ def test_a_failing_step_fails_the_build_with_its_log(catalog, make_repository):
     assert "oh dear" in log_of(catalog, build.id)
     assert build.logs_preview
     assert "3" in (build.error_message or "")
+
+
+def test_what_nobody_expected_fails_the_build_with_its_name(catalog, ingested):
+    shutil.rmtree(catalog.settings.state / "work")
+    (catalog.settings.state / "work").write_text("no folder")
+
+    with pytest.raises(NotADirectoryError):
+        catalog.build("hello")
+
+    build = catalog.show("hello").latest_build
+    assert (build.status, build.error_code) == ("failed", "internal_error")
+    assert build.error_message.startswith("NotADirectoryError: ")
+    assert build.error_message in log_of(catalog, build.id)
+    assert building.unclaimed(catalog.database) == []
 
 
 def test_a_canceled_build_ends_at_once(catalog, make_repository):

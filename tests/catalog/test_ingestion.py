@@ -148,6 +148,20 @@ def test_a_host_that_is_away_is_tried_again_later_and_not_for_ever(catalog, git_
     assert catalog.show("away").ingest_error_code == "repository_unreachable"
 
 
+def test_what_nobody_expected_fails_the_app_with_its_name(catalog, make_repository):
+    catalog.register("curves", make_repository(files=APP).url)
+    catalog.settings.state.mkdir(parents=True)
+    (catalog.settings.state / "work").write_text("no folder")
+
+    with pytest.raises(NotADirectoryError):
+        catalog.ingest("curves")
+
+    app = catalog.show("curves")
+    assert (app.ingest_status, app.ingest_error_code) == ("failed", "internal_error")
+    assert app.ingest_error.startswith("NotADirectoryError: ")
+    assert unclaimed(catalog) == []
+
+
 def test_a_repository_that_waits_for_its_next_attempt_is_not_offered_before(catalog, git_server):
     catalog.register("away", f"{git_server.url}/down/app.git")
     assert unclaimed(catalog) == ["away"]
