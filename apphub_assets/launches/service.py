@@ -59,9 +59,11 @@ def launch(
         row = ready
         states.adopt(row, launch_id, settings.launch_ttl, correlation_id)
         row.wake = wanted.wake
-    search.add_popularity(session, wanted.repository_id)
     repository.notify(session, CHANNEL)
-    return announce(session, row, settings)
+    view = announce(session, row, settings)
+    # After the app's row, which `announce` locks: everybody who changes both takes them in this order.
+    search.add_popularity(session, wanted.repository_id)
+    return view
 
 
 def show(session: Session, settings: Settings, launch_id: str) -> LaunchView:
@@ -157,7 +159,7 @@ def existing(session: Session, launch_id: str) -> Launch:
 
 
 def announce(session: Session, row: Launch, settings: Settings) -> LaunchView:
-    """Tell the world about a launch's state; the last thing in a transaction that changes one."""
+    """Tell the world about a launch's state, once its transaction has changed it for the last time."""
     session.flush()
     session.refresh(row)
     view = launch_view(row, settings)

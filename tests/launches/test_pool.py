@@ -1,12 +1,15 @@
 """The warm pool: what is kept ready, and that a launch gets it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from apphub_assets.launches.models import Launch
 from apphub_assets.launches.pool import UNMEASURED_BYTES, plan
 from apphub_assets.launches.spec import EnvVar, LaunchStatus
+from apphub_assets.search import service as search
 from tests.fixtures.launches import Launches, docker, eventually
 
 MIB = 1024 * 1024
@@ -46,6 +49,25 @@ class TestPlan:
 
     def test_without_a_budget_it_is_emptied(self) -> None:
         assert plan([], [pooled("a")], 0).drop == ["of-a"]
+
+
+def test_a_launch_from_the_pool_waits_for_whoever_changes_the_same_app(launches: Launches) -> None:
+    """As an ingestion or a build does: the app's row first, then what search knows of it."""
+    build_id = launches.add_build("app")
+    launches.stand_in("127.0.0.1:1", pooled=True, build_id=build_id)
+    with ThreadPoolExecutor(1) as pool:
+        with launches.database.transaction() as session:
+            session.execute(text("SELECT FROM catalog.repositories WHERE id = 'app' FOR UPDATE"))
+            launching = pool.submit(launches.launch, command=None)
+            eventually(lambda: _waits_for_a_lock(launches), "a launch that waits")
+            search.add_popularity(session, "app")
+        assert launching.result().status == LaunchStatus.RUNNING
+
+
+def _waits_for_a_lock(launches: Launches) -> bool:
+    waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with launches.database.transaction() as session:
+        return bool(session.scalar(text(waiting)))
 
 
 @pytest.mark.engine
