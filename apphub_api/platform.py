@@ -21,7 +21,8 @@ class Platform:
         self.tokens = Tokens(settings)
         self.database = Database(settings.sqlalchemy_url, pool_size=20, application_name="apphub-api")
         self.engine = containers.Engine(settings.engine_url)
-        self.orchestrator = Orchestrator(f"http://{settings.dagster_host}:{settings.dagster_port}/dagster")
+        dagster = f"http://{settings.dagster_host}:{settings.dagster_port}/dagster"
+        self.orchestrator = Orchestrator(dagster, settings.dagster_secret)
         self.fanout = Fanout(self.database)
         # Its own, for the one that is shared by the process refuses a second app's collector.
         self.metrics = CollectorRegistry()

@@ -8,11 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+from pydantic import SecretStr
 
 from apphub_assets.errors import NotFound, Refused, Unavailable
 
 Json = dict[str, Any]
 
+LOCK_HEADER = "X-AppHub-Dagster-Secret"
 LOCATION = "apphub"
 REPOSITORY = "__repository__"
 ASSET_JOB = "__ASSET_JOB"
@@ -165,12 +167,14 @@ class Orchestrator:
 
     Args:
         base_url: the webserver with its path prefix, e.g. `http://127.0.0.1:4001/dagster`.
+        secret: what the webserver wants to be shown; None for one that is open.
         timeout: seconds to wait for an answer. Launching can take long: it waits for a fork server that restarts.
     """
 
-    def __init__(self, base_url: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, base_url: str, secret: SecretStr | None = None, *, timeout: float = 30.0) -> None:
         self._base_url = base_url
-        self._http = httpx.Client(base_url=base_url, timeout=httpx.Timeout(timeout, connect=2.0))
+        headers = {LOCK_HEADER: secret.get_secret_value()} if secret else {}
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=httpx.Timeout(timeout, connect=2.0))
 
     def close(self) -> None:
         self._http.close()

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     port: int = Field(4000, description="Port the API listens on.")
     dagster_host: str = Field("127.0.0.1", description="Host of the Dagster webserver, as the API reaches it.")
     dagster_port: int = Field(4001, description="Port of the Dagster webserver, as the API reaches it.")
+    dagster_secret: SecretStr | None = Field(
+        None, description="What the API shows the Dagster webserver; empty: `apphub up` makes one per start."
+    )
     database_url: SecretStr | None = Field(None, description="Postgres URL; empty: an embedded Postgres is started.")
     storage_url: str | None = Field(None, description="Folder or s3:// URL for files; default <home>/storage.")
     public_url: str | None = Field(None, description="Address people use, when a proxy stands in front.")

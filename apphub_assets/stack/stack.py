@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import ipaddress
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -64,6 +65,12 @@ class Stack:
         configured = self.settings.database_url
         return configured.get_secret_value() if configured else EmbeddedPostgres(self.layout).url
 
+    @cached_property
+    def dagster_secret(self) -> str:
+        """What the API shows Dagster's webserver: as configured, else a new one."""
+        configured = self.settings.dagster_secret
+        return configured.get_secret_value() if configured else secrets.token_urlsafe(32)
+
     def exports(self) -> dict[str, str]:
         """Variables with which any Dagster command or script works on this stack."""
         return {
@@ -87,7 +94,7 @@ class Stack:
     def api(self) -> Child:
         """The API; in its grace open streams close, and launches are stopped and reported."""
         ready = partial(answers, f"{self.url}/health")
-        return self._python("api", "apphub_api.server", ready=ready, grace=4)
+        return self._python("api", "apphub_api.server", ready=ready, secret=self.dagster_secret)
 
     def dagster(self) -> list[Child]:
         """Dagster's processes: what loads definitions, what runs them, what shows them, what watches."""
@@ -104,12 +111,23 @@ class Stack:
             self._python(
                 "code", "dagster", "api", "grpc", "--socket", str(sockets.code_socket), *location, ready=code_ready
             ),
-            self._python("dagster", "dagster_webserver", *web, *pool, *workspace, ready=web_ready),
+            self._python(
+                "dagster",
+                "apphub_assets.dagster_web",
+                *web,
+                *pool,
+                *workspace,
+                ready=web_ready,
+                secret=self.dagster_secret,
+            ),
             self._python("daemon", "dagster._daemon", "run", *workspace, ready=lambda: True),
         ]
 
-    def _python(self, name: str, module: str, *arguments: str, ready: Callable[[], bool], grace: float = 4) -> Child:
-        return Child(name, (sys.executable, "-m", module, *arguments), self.environment(), ready, grace=grace)
+    def _python(
+        self, name: str, module: str, *arguments: str, ready: Callable[[], bool], secret: str | None = None
+    ) -> Child:
+        environment = self.environment() | ({"APPHUB_DAGSTER_SECRET": secret} if secret else {})
+        return Child(name, (sys.executable, "-m", module, *arguments), environment, ready, grace=4)
 
 
 def run(stack: Stack, report: Report, guest: Guest) -> int:
@@ -150,14 +168,16 @@ def check_host(settings: Settings) -> None:
     """Refuse to listen beyond this machine while everybody who connects is signed in as the operator.
 
     Raises:
-        UnsafeHost: no operator tokens are configured, and the host is not a loopback address.
+        UnsafeHost: no operator tokens are configured, and a host is not a loopback address.
     """
-    if settings.operator_tokens or settings.operator_tokens_path or _is_loopback(settings.host):
+    if settings.operator_tokens or settings.operator_tokens_path:
         return
-    raise UnsafeHost(
-        f"APPHUB_HOST={settings.host} is reachable from other machines, and without tokens everybody is the operator; "
-        "set APPHUB_OPERATOR_TOKENS (or APPHUB_OPERATOR_TOKENS_PATH), or APPHUB_HOST=127.0.0.1"
-    )
+    for setting, host in (("APPHUB_HOST", settings.host), ("APPHUB_DAGSTER_HOST", settings.dagster_host)):
+        if not _is_loopback(host):
+            raise UnsafeHost(
+                f"{setting}={host} is reachable from other machines, and without tokens everybody is the operator; "
+                f"set APPHUB_OPERATOR_TOKENS (or APPHUB_OPERATOR_TOKENS_PATH), or {setting}=127.0.0.1"
+            )
 
 
 def check_ports(settings: Settings) -> None:

@@ -159,9 +159,8 @@ class Hub:
         assert done.returncode == 0, done.stderr
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """The `result` of a query to Dagster, asked past the API."""
-        url = f"http://127.0.0.1:{self.stack.dagster_port}/dagster/graphql"
-        answer = httpx.post(url, json={"query": query, "variables": variables}, timeout=30).json()
+        """The `result` of a query to Dagster."""
+        answer = self.http.post("/dagster/graphql", json={"query": query, "variables": variables}).json()
         assert "errors" not in answer, json.dumps(answer["errors"])[:2000]
         return answer["data"]["result"]
 

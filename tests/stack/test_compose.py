@@ -76,6 +76,12 @@ class TestCompose:
         assert published == {"api"}
         assert compose["networks"]["back"]["internal"] is True
 
+    def test_the_dagster_webserver_answers_the_api_alone(self, services: dict[str, dict[str, Any]]) -> None:
+        holders = {name for name, service in services.items() if "APPHUB_DAGSTER_SECRET" in service["environment"]}
+
+        assert "apphub_assets.dagster_web" in services["dagster"]["command"]
+        assert holders == {"dagster", "api"}
+
     def test_everything_that_stays_is_probed(self, services: dict[str, dict[str, Any]]) -> None:
         for name in set(services) - ONE_SHOT:
             assert services[name]["healthcheck"]["test"][0] == "CMD", name
@@ -110,7 +116,8 @@ class TestCompose:
     @pytest.mark.skipif(not shutil.which("docker"), reason="needs the docker command with its compose plugin")
     def test_docker_compose_accepts_it_where_it_is_installed(self) -> None:
         plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
-        environment = {"POSTGRES_PASSWORD": "x", "APPHUB_OPERATOR_TOKENS": "[]", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        environment = {"POSTGRES_PASSWORD": "x", "APPHUB_OPERATOR_TOKENS": "[]", "APPHUB_DAGSTER_SECRET": "x"}
+        environment |= {"PATH": "/usr/local/bin:/usr/bin:/bin"}
         done = subprocess.run(
             ["docker", "compose", "--file", COMPOSE, "config", "--quiet"],
             env=environment,

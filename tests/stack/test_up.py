@@ -6,12 +6,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
 import httpx
 import psutil
 import psycopg
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
+from apphub_assets.orchestrator import LOCK_HEADER, Orchestrator, OrchestratorRefused
 from tests.fixtures.stack import Stack
 
 
@@ -82,6 +86,52 @@ class TestARunningStack:
         running_stack.until(running_stack.is_ready)
 
 
+class TestDagstersOwnPort:
+    """Whoever could ask there would be the operator."""
+
+    @pytest.fixture
+    def dagster(self, running_stack: Stack) -> str:
+        return f"127.0.0.1:{running_stack.dagster_port}/dagster"
+
+    @pytest.mark.parametrize("headers", [{}, {LOCK_HEADER: ""}, {LOCK_HEADER: "guessed"}], ids=["no", "", "wrong"])
+    @pytest.mark.parametrize("path", ["/", "/graphql?query={version}", "/server_info?query={version}"])
+    def test_is_closed_without_the_secret(self, dagster: str, path: str, headers: dict[str, str]) -> None:
+        assert httpx.get(f"http://{dagster}{path}", headers=headers).status_code == 403
+
+    def test_takes_no_command_without_the_secret(self, dagster: str) -> None:
+        refused = pytest.raises(OrchestratorRefused, match="APPHUB_DAGSTER_SECRET")
+
+        with closing(Orchestrator(f"http://{dagster}")) as stranger, refused:
+            stranger.add_partition("repositories", "smuggled")
+
+    def test_opens_no_websocket_without_the_secret(self, dagster: str) -> None:
+        asking = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        asking |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "graphql-ws"}
+
+        assert httpx.get(f"http://{dagster}/graphql", headers=asking).status_code == 403
+
+    def test_says_to_anybody_that_it_lives(self, dagster: str) -> None:
+        assert httpx.get(f"http://{dagster}/server_info").status_code == 200
+        assert httpx.post(f"http://{dagster}/server_info").status_code == 403
+
+    def test_is_open_through_the_api_whatever_the_caller_shows(self, running_stack: Stack) -> None:
+        url = f"{running_stack.url}/dagster/graphql"
+
+        answer = httpx.post(url, json={"query": "{version}"}, headers={LOCK_HEADER: "guessed"})
+
+        assert answer.json()["data"]["version"]
+        with connect(url.replace("http", "ws", 1), subprotocols=[Subprotocol("graphql-ws")]) as socket:
+            socket.send('{"type": "connection_init"}')
+            assert json.loads(socket.recv(timeout=10)) == {"type": "connection_ack"}
+
+    def test_does_not_open_at_all_when_there_is_no_secret(self) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", "apphub_assets.dagster_web", "-p", "0"]
+
+        failed = subprocess.run(command, capture_output=True, text=True)
+
+        assert "APPHUB_DAGSTER_SECRET is not set" in failed.stderr
+
+
 def test_kill_9_leaves_no_process_the_next_start_works_and_sigterm_leaves_no_lock_either(
     make_stack: Callable[[], Stack],
 ) -> None:
@@ -114,12 +164,14 @@ def test_a_part_that_can_not_start_ends_all_with_its_last_lines(make_stack: Call
     assert stack.processes() + stack.database_processes() == []
 
 
-def test_it_refuses_to_listen_beyond_the_machine_without_tokens(make_stack: Callable[[], Stack]) -> None:
+@pytest.mark.parametrize("setting", ["APPHUB_HOST", "APPHUB_DAGSTER_HOST"])
+def test_it_refuses_to_listen_beyond_the_machine_without_tokens(make_stack: Callable[[], Stack], setting: str) -> None:
     stack = make_stack()
 
-    refused = stack.apphub("up", APPHUB_HOST="0.0.0.0")
+    refused = stack.apphub("up", **{setting: "0.0.0.0"})
 
     assert refused.returncode == 1
+    assert f"{setting}=0.0.0.0" in refused.stderr
     assert "APPHUB_OPERATOR_TOKENS" in refused.stderr
     assert not stack.home.exists()
 
