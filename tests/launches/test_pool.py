@@ -65,7 +65,9 @@ def test_a_launch_from_the_pool_waits_for_whoever_changes_the_same_app(launches:
 
 
 def _waits_for_a_lock(launches: Launches) -> bool:
-    waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    waiting = (
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
     with launches.database.transaction() as session:
         return bool(session.scalar(text(waiting)))
 
