@@ -1,11 +1,12 @@
 """/builds, and the builds of an app (contract F.4)."""
 
-import time
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from apphub_api.deps import Correlation, Db, Platform, requires
 from apphub_api.idempotency import once
@@ -148,16 +149,23 @@ def show_build_logs(
     return LogsAnswer(data=view)
 
 
-def _follow(platform: PlatformState, build_id: str) -> Iterator[str]:
+async def _follow(platform: PlatformState, build_id: str) -> AsyncIterator[str]:
+    """What is printed, without one of the loop's worker threads for as long as the build is silent."""
     position, done = 0, False
     while not done:
-        with platform.database.transaction() as session:
-            try:
-                done = builds.show(session, build_id).status in FINISHED
-            except BuildNotFound:
-                return
-            text, position = logs.read(session, build_id, position)
+        try:
+            text, position, done = await run_in_threadpool(_read_on, platform, build_id, position)
+        except BuildNotFound:
+            return
         if text:
             yield text
         if not done:
-            time.sleep(FOLLOW_SECONDS)
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+
+def _read_on(platform: PlatformState, build_id: str, position: int) -> tuple[str, int, bool]:
+    """The log from byte `position` on, where it ends now, and whether that is its end for good."""
+    with platform.database.transaction() as session:
+        # First: what is printed between the two reads is read before it is called the end.
+        done = builds.show(session, build_id).status in FINISHED
+        return *logs.read(session, build_id, position), done
