@@ -70,6 +70,12 @@ class TestCompose:
         assert "ports" not in door
         assert not {"EXEC", "SECRETS", "SWARM", "PLUGINS", "VOLUMES", "AUTH"} & set(door["environment"])
 
+    def test_the_door_starts_on_a_read_only_root_and_ends_at_once(self, services: dict[str, dict[str, Any]]) -> None:
+        version = tuple(map(int, services["engine"]["image"].partition(":")[2].split(".")))
+
+        assert version >= (0, 4), "older ones write their configuration beside its template"
+        assert services["engine"]["stop_signal"] == "SIGTERM"
+
     def test_database_and_dagster_are_published_nowhere(self, compose: dict[str, Any]) -> None:
         published = {name for name, service in compose["services"].items() if "ports" in service}
 
@@ -145,6 +151,15 @@ class TestDagsterInContainers:
             assert set(launcher["env_vars"]) <= set(compose["services"][launching]["environment"])
         assert set(launcher["networks"]) <= {network["name"] for network in compose["networks"].values()}
         assert volume in {declared["name"] for declared in compose["volumes"].values()}
+
+    def test_run_containers_are_as_hardened_and_reach_what_they_start(self, services: dict[str, Any]) -> None:
+        launcher = yaml.safe_load((PROJECT / "dagster_home/compose/dagster.yaml").read_text())["run_launcher"]["config"]
+        kwargs = launcher["container_kwargs"]
+
+        for name in ("init", "read_only", "cap_drop"):
+            assert kwargs[name] == services["daemon"][name], name
+        assert services["daemon"]["environment"]["APPHUB_RELAY_NETWORK"] in launcher["networks"]
+        assert kwargs["healthcheck"] == {"test": ["NONE"]}, "the image's asks for an API"
 
     def test_it_differs_from_the_local_instance_in_its_launcher_alone(self) -> None:
         local = yaml.safe_load((PROJECT / "dagster_home/dagster.yaml").read_text())
