@@ -1,4 +1,4 @@
-"""ADD of a Dockerfile fetches from public hosts, and from those that the operator named."""
+"""A Dockerfile fetches from public hosts, and from those that the operator named."""
 
 import pytest
 
@@ -104,6 +104,77 @@ def test_a_here_document_hides_nothing(text):
 @pytest.mark.parametrize(
     "text",
     [
+        f"FROM busybox\nRUN echo `date`\nADD {PRIVATE}/x /x",
+        f"FROM busybox\nRUN echo \\\\\nADD {PRIVATE}/x /x",
+        f"# escape=`\nFROM busybox\nRUN echo \\\nADD {PRIVATE}/x /x",
+    ],
+)
+def test_the_end_of_a_line_that_only_looks_continued_hides_nothing(text):
+    assert refusal(text).extra["host"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM 10.0.0.1/a/b",
+        "FROM 10.0.0.1:5000/a/b:1@sha256:00 AS base",
+        "from --platform=$BUILDPLATFORM 10.0.0.1:5000/a/b",
+        "FROM \\\n  10.0.0.1/a",
+        'FROM "10.0.0.1"/a',
+        "ARG HOST=10.0.0.1\nFROM $HOST:5000/a/b",
+        "FROM ${BASE:-10.0.0.1:5000/a/b}",
+        "FROM busybox\nFROM 10.0.0.1/a",
+        "FROM busybox\nCOPY --from=10.0.0.1:5000/a/b /x /y",
+        "FROM busybox\ncopy --chown=1:1 --from=10.0.0.1/a /x /y",
+        'FROM busybox\nCOPY --from=10.0.0.1/a ["/x", "/y"]',
+        'FROM busybox\nCOPY --chown="--from=a" --from=10.0.0.1/a /x /y',
+        "FROM busybox\nONBUILD COPY --from=10.0.0.1/a /x /y",
+    ],
+)
+def test_a_registry_inside_is_refused(text):
+    assert refusal(text).extra["host"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize("registry", ["localhost", "localhost:5000", "LOCALHOST", "[::1]:5000"])
+def test_a_registry_is_known_by_what_its_name_looks_like(registry):
+    refusal(f"FROM {registry}/a")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM $BASE",
+        "FROM $HOST/a",
+        "FROM python:$VERSION",
+        "FROM ${BASE:+10.0.0.1}/a",
+        "ARG BASE=1.1.1.1/a\nARG BASE=10.0.0.1/a\nFROM $BASE",
+        "FROM ${HOST:-1.1.1.1}/a\nENV HOST=10.0.0.1",
+        "FROM busybox\nCOPY --from=$STAGE /x /y",
+    ],
+)
+def test_a_registry_that_hangs_on_an_unknown_variable_is_refused(text):
+    assert "variable" in refusal(text).message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM scratch",
+        "FROM org/app:1.2",
+        "FROM docker.io/library/busybox:1.36",
+        "FROM 1.1.1.1:5000/org/app:$VERSION",
+        "ARG VERSION=1.36\nFROM --platform=$BUILDPLATFORM busybox:${VERSION}-musl AS base\nFROM base",
+        "FROM nginx:${NGINX:-1.27}",
+        "FROM a AS b\nCOPY --from=b /x.y/z /x\nCOPY --from=0 localhost/x /y",
+    ],
+)
+def test_other_images_pass(text):
+    check_remote_sources(text, NOBODY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "ARG URL=http://10.0.0.1/x\nADD $URL /x",
         "ENV HOST=10.0.0.1\nADD http://${HOST}/x /x",
         "ENV HOST 10.0.0.1\nADD http://$HOST/x /x",
@@ -197,11 +268,12 @@ def test_what_is_too_long_to_be_read_is_refused(text):
 
 
 @pytest.mark.engine
-def test_a_build_that_adds_from_inside_is_refused_before_the_engine_hears_of_it(
-    catalog, with_settings, make_repository, git_server
+@pytest.mark.parametrize("instruction", ["ADD http://{}/secret /secret", "FROM {}/org/app", "COPY --from={}/a /x /y"])
+def test_a_build_that_fetches_from_inside_is_refused_before_the_engine_hears_of_it(
+    catalog, with_settings, make_repository, git_server, instruction
 ):
     catalog = with_settings(git_private_hosts="")
-    dockerfile = f"FROM busybox:1.36\nADD {git_server.url}/secret /secret\n"
+    dockerfile = f"FROM busybox:1.36\n{instruction.format(git_server.url.removeprefix('http://'))}\n"
     catalog.register("hello", make_repository(files={"Dockerfile": dockerfile}).url)
     catalog.ingest("hello")
 
