@@ -2,7 +2,8 @@
 
 A checkout is made in steps that can each be refused before the next one costs anything: ask the remote for its
 refs, fetch one commit without history, count what is in it, and only then write files. Every step runs plain `git`
-in an empty environment with a configuration of our own, in its own process group, under one deadline.
+in an empty environment with a configuration of our own, in its own process group, under one deadline, and ends with
+the process that started it.
 """
 
 import os
@@ -10,6 +11,7 @@ import re
 import selectors
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import deque
@@ -44,8 +46,13 @@ MAX_RECORD = 64 * 1024  # bytes of one line or tree entry; what is longer is cut
 MAX_REDIRECTS = 3
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
-# A host's own certificates still count; nothing else of the surrounding environment reaches git.
-INHERITED = ("PATH", "TMPDIR", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE")
+# A host's own certificates still count, and the mark by which a stack finds its processes; nothing else of the
+# surrounding environment reaches git.
+INHERITED = ("PATH", "TMPDIR", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "APPHUB_STACK")
+
+# The kernel tells the shell when our process has died, and the shell kills its whole group: git's helpers, which may
+# wait for a silent remote, would not notice.
+ENDING_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", 'trap "kill -9 0" TERM; "$@" & wait $!', "sh")
 
 # Local repositories may belong to another user: policy has already decided that they may be read.
 CONFIG = """\
@@ -259,7 +266,8 @@ class _Session:
         Whatever ends it early (the deadline, `check`, an interrupt) kills its whole process group.
         """
         # GitPython can add to the environment but not take from it, and GIT_* variables change what git does.
-        command = ["env", "-i", *(f"{name}={value}" for name, value in self.environment.items()), "git", *arguments]
+        variables = (f"{name}={value}" for name, value in self.environment.items())
+        command = ["env", "-i", *variables, *_ending_with_us(), "git", *arguments]
         last: deque[str] = deque(maxlen=40)
 
         def error_line(line: bytes) -> None:
@@ -369,6 +377,11 @@ def environment(home: Path, scheme: str) -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_TRACE_CURL_NO_DATA": "1",
     }
+
+
+def _ending_with_us() -> tuple[str, ...]:
+    """What to put before a command so that it ends with this process, be that by SIGKILL. Linux only."""
+    return ENDING_WITH_US if sys.platform.startswith("linux") and shutil.which("setpriv") else ()
 
 
 def _find(session: _Session, ref: str | None) -> _Ref:

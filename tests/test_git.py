@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from apphub_assets.git import (
     remote_head,
 )
 from tests.fixtures.git import GitServer, SampleRepository, Submodule, Symlink, many_files, run_git
+from tests.fixtures.launches import eventually
 
 MIB = 1024 * 1024
 LIMITS = Limits(timeout=60, max_bytes=64 * MIB, max_files=1000)
@@ -304,6 +306,24 @@ class TestLimits:
         with pytest.raises(CloneTimeout) as caught:
             clone(f"{git_server.url}/silent/app.git", None, target, Limits(0.5, MIB, 10), policy)
         assert (caught.value.code, children()) == ("clone_timeout", set())
+
+    def test_a_killed_process_leaves_no_process_though_the_remote_is_silent(self, git_server: GitServer) -> None:
+        code = (
+            "import sys\nfrom apphub_assets.catalog.address import AddressPolicy\n"
+            "from apphub_assets.git import remote_head\n"
+            "policy = AddressPolicy(private_hosts=frozenset({'127.0.0.1'}))\n"
+            "remote_head(sys.argv[1], None, policy, timeout=600)"
+        )
+        command = [sys.executable, "-c", code, f"{git_server.url}/silent/app.git"]
+        with subprocess.Popen(command, env=os.environ | {"APPHUB_STACK": "ours"}) as process:
+            eventually(lambda: git_server.requests, "git's request")
+            left = psutil.Process(process.pid).children(recursive=True)
+            names, marks = {child.name() for child in left}, {child.environ().get("APPHUB_STACK") for child in left}
+            process.kill()
+
+        assert names >= {"git", "git-remote-http"}
+        assert marks == {"ours"}
+        assert psutil.wait_procs(left, timeout=10)[1] == []
 
     def test_an_interrupt_leaves_no_process_and_no_folder(
         self, make_repository: MakeRepository, git_server: GitServer, policy: AddressPolicy, target: Path
