@@ -85,7 +85,12 @@ async def visitor(
 
 
 async def visit(launch_id: str, platform: Platform) -> AsyncIterator[None]:
-    """A launch is not idle until the last byte of an answer has left."""
+    """A launch is not idle until the last byte of an answer has left.
+
+    Raises:
+        LaunchNotFound: no launch can be called this; the keeper writes whatever is noted here.
+    """
+    service.check_id(launch_id)
     with platform.keeper.visits.during(launch_id):
         yield
 

@@ -21,7 +21,7 @@ from apphub_assets.launches.errors import (
     WrongBuild,
 )
 from apphub_assets.launches.models import Launch
-from apphub_assets.launches.spec import LaunchRequest, LaunchStatus, Reason, ReasonCode
+from apphub_assets.launches.spec import LAUNCH_ID, LaunchRequest, LaunchStatus, Reason, ReasonCode
 from apphub_assets.launches.states import Ending
 from apphub_assets.launches.views import LaunchView, launch_view
 from apphub_assets.search import service as search
@@ -152,10 +152,21 @@ def existing(session: Session, launch_id: str) -> Launch:
     Raises:
         LaunchNotFound: there is no such launch.
     """
+    check_id(launch_id)
     row = repository.get(session, launch_id)
     if row is None:
         raise LaunchNotFound(launch_id)
     return row
+
+
+def check_id(launch_id: str) -> None:
+    """Keep from the database what can't be a launch's id, such as a NUL.
+
+    Raises:
+        LaunchNotFound: no launch can be called this.
+    """
+    if not LAUNCH_ID.fullmatch(launch_id):
+        raise LaunchNotFound(launch_id)
 
 
 def announce(session: Session, row: Launch, settings: Settings) -> LaunchView:

@@ -31,11 +31,13 @@ class Visits:
             with self._lock:
                 self._seen[launch_id] = datetime.now(UTC)
                 self._open[launch_id] -= 1
+                if not self._open[launch_id]:
+                    del self._open[launch_id]
 
     def take(self) -> dict[str, datetime]:
         """The last use of every launch that was used since the last call."""
         with self._lock:
             now = datetime.now(UTC)
-            seen = self._seen | {launch_id: now for launch_id, count in self._open.items() if count > 0}
+            seen = self._seen | dict.fromkeys(self._open, now)
             self._seen = {}
             return seen

@@ -230,6 +230,19 @@ class TestWhileItIsNotThere:
         client.get(f"/preview/{launch.id}/")
         eventually(lambda: launches.row(launch).last_request_at, "a noted visit")
 
+    @pytest.mark.parametrize("path", ["/preview/%00", "/preview/%00/", "/launches/%00", "/preview/A_B/"])
+    def test_what_can_not_be_an_id_is_not_found_and_spoils_no_visit(
+        self, client: httpx.Client, launches: Launches, launch: Launch, path: str
+    ) -> None:
+        client.get(f"/preview/{launch.id}/")
+        assert client.get(path).json()["code"] == "launch_not_found"
+        eventually(lambda: launches.row(launch).last_request_at, "a noted visit")
+
+    def test_a_websocket_of_what_can_not_be_an_id_is_not_found(self, client: httpx.Client) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"ws://127.0.0.1:{client.base_url.port}/preview/%00/talk")
+        assert refused.value.response.status_code == 404
+
 
 @pytest.mark.engine
 class TestOnAnEngine:
