@@ -52,7 +52,9 @@ def add(
 
 
 def retry(session: Session, build_id: str) -> BuildView:
-    """Put a finished build back into the queue, its log emptied.
+    """Put a finished build back into the queue, its log emptied; one that succeeded is done again as a new build.
+
+    Its image is in use, and stays until there is another.
 
     Raises:
         BuildNotFound, BuildNotFinished: there is no such build; it still runs.
@@ -60,6 +62,8 @@ def retry(session: Session, build_id: str) -> BuildView:
     build = locked(session, build_id)
     if build.status not in FINISHED:
         raise BuildNotFinished(f"build {build_id} is {build.status}; cancel it first or wait until it has finished")
+    if build.status == BuildStatus.SUCCEEDED:
+        return service.announce_build(session, repository.add_build(session, _again(build)))
     build.status = BuildStatus.PENDING
     build.attempts = 0
     forget(session, build)
@@ -126,8 +130,21 @@ def forget(session: Session, build: Build) -> None:
     repository.clear_log(session, build.id)
     build.log_size = build.log_kept = 0
     build.error_message = build.error_code = None
-    build.started_at = build.completed_at = None
+    build.started_at = build.completed_at = build.image_removed_at = None
+    build.image_tag = build.image_digest = build.image_size = None
     build.cancel_requested = False
+
+
+def _again(build: Build) -> Build:
+    """A pending build of the same ref."""
+    return Build(
+        id=new_id(),
+        repository_id=build.repository_id,
+        status=BuildStatus.PENDING,
+        git_branch=build.git_branch,
+        git_ref=build.git_ref,
+        correlation_id=build.correlation_id,
+    )
 
 
 def locked(session: Session, build_id: str) -> Build:

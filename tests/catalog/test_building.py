@@ -240,9 +240,55 @@ def test_a_finished_build_can_be_retried_and_a_waiting_one_cannot(catalog, inges
     catalog.build("hello")
 
     with catalog.database.transaction() as session:
-        assert builds.retry(session, build_id).status == "pending"
+        again = builds.retry(session, build_id)
+        assert again.status == "pending"
 
-    assert catalog.build("hello").build_id == build_id
+    assert catalog.build("hello").build_id == again.id
+
+
+def test_a_build_whose_image_was_removed_gets_a_new_one_by_a_retry(catalog, engine, ingested):
+    first = catalog.build("hello")
+    old = cleaning.StaleImage(first.build_id, first.image_tag, "on purpose")
+    cleaning.remove_images(catalog.database, engine, [old])
+    with catalog.database.transaction() as session:
+        assert builds.launchable(session, "hello") is None
+        builds.retry(session, first.build_id)
+
+    again = catalog.build("hello")
+
+    with catalog.database.transaction() as session:
+        assert builds.launchable(session, "hello").image_tag == again.image_tag != first.image_tag
+        stale = cleaning.stale_images(session, engine, catalog.settings)
+    assert again.image_tag not in {image.image_tag for image in stale}
+
+
+def test_a_retry_that_comes_to_nothing_takes_no_image_away(catalog, engine, ingested):
+    good = catalog.build("hello")
+    with catalog.database.transaction() as session:
+        again = builds.retry(session, good.build_id)
+    with catalog.database.transaction() as session:
+        builds.cancel(session, again.id)
+
+    with catalog.database.transaction() as session:
+        assert builds.launchable(session, "hello").id == good.build_id
+        stale = cleaning.stale_images(session, engine, catalog.settings)
+    assert good.image_tag not in {image.image_tag for image in stale}
+
+
+def test_a_build_that_is_retried_in_place_forgets_the_image_it_had(catalog, ingested):
+    build_id = catalog.show("hello").latest_build.id
+    with catalog.database.transaction() as session:
+        builds.cancel(session, build_id)
+    with catalog.database.transaction() as session:
+        # As retries of successful builds once left it.
+        session.execute(text("UPDATE catalog.builds SET image_tag = 'a:1', image_removed_at = now()"))
+
+    with catalog.database.transaction() as session:
+        assert builds.retry(session, build_id).image_tag is None
+    built = catalog.build("hello")
+
+    with catalog.database.transaction() as session:
+        assert builds.launchable(session, "hello").id == build_id == built.build_id
 
 
 def test_without_an_engine_the_build_says_what_to_install_and_waits(catalog, ingested, tmp_path):
