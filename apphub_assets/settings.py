@@ -135,11 +135,15 @@ def with_driver(url: str, driver: str) -> str:
 
 
 def load_settings() -> Settings:
-    """Read the environment: `APPHUB_*`, `APPHUB_*_FILE`, and `DATABASE_URL` as a last resort for the database."""
+    """Read the environment: `APPHUB_*`, `APPHUB_*_FILE`, and `DATABASE_URL` as a last resort for the database.
+
+    Raises:
+        SettingMissing: a file that a variable names is empty.
+    """
     from_files = {
-        name.lower(): Path(path).read_text().strip()
+        name: _content(variable)
         for name in Settings.model_fields
-        if (path := os.environ.get(f"APPHUB_{name.upper()}_FILE"))
+        if os.environ.get(variable := f"APPHUB_{name.upper()}_FILE")
     }
     values: dict[str, str] = dict(from_files)
     if (
@@ -149,6 +153,14 @@ def load_settings() -> Settings:
     ):
         values["database_url"] = url
     return Settings(**values)  # type: ignore[arg-type]  # pydantic parses the strings
+
+
+def _content(variable: str) -> str:
+    value = Path(os.environ[variable]).read_text().strip()
+    if not value:
+        # Neither a secret that everybody knows, nor the same as none: without tokens, whoever is local is the operator.
+        raise SettingMissing(f"{variable} names an empty file; write the value into it, or unset the variable")
+    return value
 
 
 def unknown_variables() -> list[str]:

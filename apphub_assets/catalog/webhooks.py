@@ -34,7 +34,7 @@ def verify(provider: Provider, settings: Settings, body: bytes, headers: Mapping
         SignatureInvalid: the proof is missing or wrong.
     """
     secret: SecretStr | None = getattr(settings, f"webhook_secret_{provider}")
-    if secret is None:
+    if not (secret and secret.get_secret_value()):
         raise WebhookClosed(f"webhooks of {provider} are off; set APPHUB_WEBHOOK_SECRET_{provider.upper()}")
     given, expected = _proof(provider, secret.get_secret_value(), body, headers)
     if not hmac.compare_digest(given.encode(), expected.encode()):

@@ -1,10 +1,13 @@
 """Every route, with no token, an unknown one, one without its scope, and one with it."""
 
+import hashlib
+import hmac
 import re
 
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from tests.fixtures.api import bearer
 
@@ -105,6 +108,15 @@ def test_a_client_from_another_machine_is_not_the_local_operator(api):
     elsewhere = TestClient(api.app, base_url="http://127.0.0.1:4000", client=("10.1.2.3", 1))
 
     assert elsewhere.get("/apps").status_code == 401
+
+
+def test_an_empty_webhook_secret_lets_nobody_in(serve):
+    api = serve(webhook_secret_gitlab=SecretStr(""), webhook_secret_generic=SecretStr(""))
+    signature = "sha256=" + hmac.new(b"", b"{}", hashlib.sha256).hexdigest()
+
+    assert api.post("/webhooks/git/gitlab", content=b"{}").status_code == 404
+    signed = api.post("/webhooks/git/generic", content=b"{}", headers={"X-AppHub-Signature": signature})
+    assert signed.status_code == 404
 
 
 def test_mutations_and_refusals_are_audited_with_actor_and_outcome(guarded):
