@@ -71,6 +71,7 @@ def ready(platform: Platform, response: Response) -> Readiness:
         _check("postgres", lambda: _database(platform)),
         _check("dagster", platform.orchestrator.ready),
         _check("engine", platform.engine.ping, required=False),
+        _check("launches", platform.keeper.check, required=False),
     ]
     failed = [check for check in checks if check.status == "failed"]
     if any(check.required for check in failed):

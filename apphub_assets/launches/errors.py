@@ -1,6 +1,6 @@
 """Errors of launches."""
 
-from apphub_assets.errors import Conflict, InvalidInput, NotFound, TooMany
+from apphub_assets.errors import Conflict, InvalidInput, NotFound, TooMany, Unavailable
 
 
 class LaunchNotFound(NotFound):
@@ -50,3 +50,10 @@ class TooManyLaunches(TooMany):
             f"{most} launches are alive, which is as many as may be (APPHUB_LAUNCH_MAX); stop one and try again",
             retry_after=30,
         )
+
+
+class NotKept(Unavailable):
+    code, title = "launches_not_kept", "Launches are not kept"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"launches neither start nor end until this is mended: {reason.splitlines()[0]}")

@@ -20,6 +20,7 @@ from apphub_assets.errors import AppHubError
 from apphub_assets.kit.db import Database
 from apphub_assets.launches import repository
 from apphub_assets.launches.decisions import Action, Policy, Probe, Remove, decide
+from apphub_assets.launches.errors import NotKept
 from apphub_assets.launches.lineage import Lineage
 from apphub_assets.launches.models import Launch
 from apphub_assets.launches.pool import Pool
@@ -57,6 +58,7 @@ class Keeper:
         self._lineage = Lineage(database, orchestrator)
         self._worker = Worker(database, engine, self.sandboxes, settings)
         self._pool = Pool(database, self.sandboxes, settings)
+        self._troubles: dict[str, str] = {}
         self._busy: set[str] = set()
         self._probes: dict[str, threading.Event] = {}
         self._woken = threading.Event()
@@ -94,18 +96,33 @@ class Keeper:
         """Take the next turn now; call it after the commit of what it should see."""
         self._woken.set()
 
+    def check(self) -> None:
+        """See that launches are kept.
+
+        Raises:
+            NotKept: the last turn failed, and why.
+        """
+        if reason := self._troubles.get(self._keep.__name__):
+            raise NotKept(reason)
+
     def _repeat(self, run: Callable[[], None]) -> None:
-        """Run until told to stop; what depends on an engine or a database that is away waits for it."""
-        said = ""
+        """Run until told to stop, whatever happens; what needs an engine or a database that is away waits for it."""
         while not self._stopping.is_set():
             try:
                 run()
-                said = ""
-            except (AppHubError, SQLAlchemyError, psycopg.Error) as error:
-                if said != (said := str(error)):
-                    log.warning("launches.keeper.waits", thread=run.__name__, reason=said)
+                self._troubles.pop(run.__name__, None)
+            except Exception as error:  # noqa: BLE001 - a thread that ended would leave every launch as it is
+                self._note_trouble(run.__name__, error)
                 self._woken.set()
                 self._stopping.wait(RETRY_SECONDS)
+
+    def _note_trouble(self, thread: str, error: Exception) -> None:
+        """Log why a thread is held up, once, and with where it came from if nobody thought of it."""
+        reason = str(error) or repr(error)
+        if self._troubles.get(thread) != reason:
+            expected = isinstance(error, AppHubError | SQLAlchemyError | psycopg.Error)
+            log.warning("launches.keeper.waits", thread=thread, reason=reason, exc_info=None if expected else error)
+        self._troubles[thread] = reason
 
     def _keep(self) -> None:
         self._woken.wait(TURN_SECONDS)

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from apphub_assets.launches.models import Launch
 from tests.fixtures.launches import SERVE, Launches, eventually
 from tests.fixtures.servers import serving
 
@@ -206,3 +207,23 @@ class TestOnAnEngine:
             eventually(lambda: show()["status"] == "stopped", "a stopped launch")
             assert client.get(f"/launches/{launch['id']}/logs").json()["data"]["logs"] == "ready"
         assert engine_launches.leftovers() == []
+
+    def test_a_row_that_makes_no_sense_holds_launches_up_only_until_it_is_mended(
+        self, engine_launches: Launches
+    ) -> None:
+        from apphub_api.app import create_app
+
+        senseless = engine_launches.stand_in("", status="stopping", outcome="nonsense")
+        with serving(create_app(engine_launches.settings)) as authority, httpx.Client(
+            base_url=f"http://{authority}", timeout=30
+        ) as client:  # fmt: skip
+
+            def check() -> dict[str, Any]:
+                return next(check for check in client.get("/ready").json()["checks"] if check["name"] == "launches")
+
+            eventually(lambda: check()["status"] == "failed", "the word that launches are not kept")
+            assert "nonsense" in check()["reason"]
+            with engine_launches.database.transaction() as session:
+                session.merge(Launch(id=senseless.id, outcome="stopped"))
+            engine_launches.started()
+            assert check()["status"] == "ok"
