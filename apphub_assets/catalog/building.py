@@ -3,7 +3,7 @@
 A worker holds the lock `image:<id>` while it builds, so one image per repository is made at a time and a dead
 worker's build is recognised at once. One that loses the lock stops, and what it made counts only while the build is
 still in its attempt. The image's name carries the commit, and a commit that has its image is not built again unless a
-person asks.
+person asks, or names another Dockerfile.
 """
 
 import time
@@ -144,7 +144,7 @@ class _Work:
         settings, build = self._settings, self._build
         return containers.BuildSpec(
             context=context,
-            dockerfile=self._dockerfile(),
+            dockerfile=build.dockerfile_path or "Dockerfile",
             tag=tag,
             owner=f"{settings.stack_id}.{build.repository_id}",
             limits=containers.BuildLimits(
@@ -170,11 +170,6 @@ class _Work:
             build.commit_sha, build.git_branch = checkout.commit_sha, checkout.branch or build.git_branch
             self._build = build
         return checkout
-
-    def _dockerfile(self) -> str:
-        with self._database.transaction() as session:
-            row = service.existing(session, self._build.repository_id)
-            return row.found_dockerfile or row.dockerfile_path or "Dockerfile"
 
     def _write(self, lines: str) -> None:
         self._log.write(f"{lines}\n")
@@ -220,12 +215,13 @@ class _Work:
 def _claim(database: Database, repository_id: str, run_id: str | None, *, first: bool) -> Build | None:
     """The next build to do, marked running; the finished one when there is nothing to do."""
     with database.transaction() as session:
-        row = service.existing(session, repository_id)
+        # Locked, so that an ingestion sees the build either waiting or with the Dockerfile that it takes.
+        row = service.locked(session, repository_id)
         build = repository.next_pending_build(session, repository_id)
         if build is None and (not first or row.commit_sha is None):
             return None
         if build is None:
-            done = repository.succeeded_build(session, repository_id, row.commit_sha)
+            done = repository.build_of_newest(session, row)
             if done is not None:
                 return done
             build = builds.add(session, row, correlation_id=row.correlation_id)
@@ -234,6 +230,7 @@ def _claim(database: Database, repository_id: str, run_id: str | None, *, first:
         build.attempts += 1
         build.started_at = datetime.now(UTC)
         build.run_id = run_id
+        build.dockerfile_path = row.dockerfile
         service.announce_build(session, build)
         return build
 

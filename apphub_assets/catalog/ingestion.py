@@ -114,6 +114,8 @@ def _read(
     with workplace(settings, lock_name(row.id)) as folder:
         checkout = check_out(settings, row.repo_url, row.git_ref, folder / "tree", progress)
         progress(f"checked out {checkout.commit_sha}")
+        with database.transaction() as session:
+            repository.note_remote_check(session, row.id, checkout.commit_sha)
         found = inspect(checkout.path, row.dockerfile_path)
     seconds = time.monotonic() - started
     with database.transaction() as session:
@@ -136,8 +138,7 @@ def _record(session: Session, row: Repository, checkout: git.Checkout, found: In
     row.ingest_status = IngestStatus.READY
     row.ingest_error = row.ingest_error_code = None
     row.ingest_not_before = None
-    row.last_ingested_at = row.remote_checked_at = datetime.now(UTC)
-    row.remote_failures = 0
+    row.last_ingested_at = datetime.now(UTC)
     row.commit_sha, row.branch = checkout.commit_sha, checkout.branch
     row.found_dockerfile = found.dockerfile.path
     row.readme, row.owner = found.readme, found.owner

@@ -56,7 +56,13 @@ class Repository(Timestamps, Base):
 
     latest_launch: Mapped[dict[str, Any] | None] = mapped_column(JSONB, comment="the launch view, kept by launches")
     remote_checked_at: Mapped[datetime | None]
+    remote_sha: Mapped[str | None] = mapped_column(comment="commit that was looked at last, well or in vain")
     remote_failures: Mapped[int] = mapped_column(server_default="0")
+
+    @property
+    def dockerfile(self) -> str:
+        """Path of the Dockerfile to build."""
+        return self.found_dockerfile or self.dockerfile_path or "Dockerfile"
 
 
 class TagRow(Base):
@@ -121,6 +127,7 @@ class Build(Timestamps, Base):
     commit_sha: Mapped[str | None]
     git_branch: Mapped[str | None]
     git_ref: Mapped[str | None]
+    dockerfile_path: Mapped[str | None]
     image_tag: Mapped[str | None]
     image_digest: Mapped[str | None]
     image_size: Mapped[int | None] = mapped_column(BigInteger)

@@ -1,4 +1,8 @@
-"""Which remotes have moved: asked in turns, not all at once, and a host that fails is left in peace for a while."""
+"""Which remotes have moved: asked in turns, not all at once, and a host that fails is left in peace for a while.
+
+Moved is what has another commit than was looked at last, even in vain: a commit that can't be an app is not ingested
+again, the push that mends it is.
+"""
 
 import random
 from collections.abc import Iterable
@@ -10,7 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from apphub_assets import git
-from apphub_assets.catalog import repository
+from apphub_assets.catalog import repository, service
 from apphub_assets.catalog.address import AddressPolicy
 from apphub_assets.catalog.models import Repository
 from apphub_assets.errors import AppHubError
@@ -36,8 +40,8 @@ class _Answer:
         return self.sha is not None and self.sha != self.known
 
 
-def moved(database: Database, settings: Settings) -> list[str]:
-    """Ask the remotes whose turn it is; returns the apps whose branch or tag names another commit now.
+def refresh_moved(database: Database, settings: Settings) -> list[str]:
+    """Ask the remotes whose turn it is, and for the ingestion of those that moved; returns the apps of these.
 
     A remote that can't be asked is unknown, not unchanged: it is counted and asked later and later.
     """
@@ -46,10 +50,13 @@ def moved(database: Database, settings: Settings) -> list[str]:
     with database.transaction() as session:
         due = repository.due_for_remote_check(session, datetime.now(UTC) - timedelta(seconds=wait), BATCH)
     answers = list(_ask_all(due, AddressPolicy.of(settings)))
+    moved = sorted(answer.repository_id for answer in answers if answer.moved)
     with database.transaction() as session:
         for answer in answers:
-            repository.note_remote_check(session, answer.repository_id, failed=answer.sha is None)
-    return sorted(answer.repository_id for answer in answers if answer.moved)
+            repository.note_remote_check(session, answer.repository_id, answer.sha)
+        for repository_id in moved:
+            service.refresh(session, repository_id, "the remote has a newer commit")
+    return moved
 
 
 def _ask_all(due: Iterable[Repository], policy: AddressPolicy) -> Iterable[_Answer]:
@@ -73,5 +80,5 @@ def _ask_host(rows: list[Repository], policy: AddressPolicy) -> list[_Answer]:
             except AppHubError as error:
                 away = error.retryable
                 log.info("remote.unknown", repository=row.id, code=error.code)
-        answers.append(_Answer(row.id, sha, row.commit_sha))
+        answers.append(_Answer(row.id, sha, row.remote_sha))
     return answers

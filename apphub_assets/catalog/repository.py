@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, func, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.orm import Session, defer
 
@@ -116,16 +116,18 @@ def due_for_remote_check(session: Session, before: datetime, limit: int) -> list
     """
     waited = func.least(func.power(2, Repository.remote_failures), 64) * (func.clock_timestamp() - before)
     statement = select(Repository).where(
-        Repository.ingest_status == IngestStatus.READY,
+        Repository.ingest_status.in_([IngestStatus.READY, IngestStatus.FAILED]),
         (Repository.remote_checked_at.is_(None)) | (Repository.remote_checked_at + waited <= func.clock_timestamp()),
     )
     return list(session.scalars(statement.order_by(Repository.remote_checked_at.asc().nulls_first()).limit(limit)))
 
 
-def note_remote_check(session: Session, repository_id: str, *, failed: bool) -> None:
+def note_remote_check(session: Session, repository_id: str, sha: str | None) -> None:
+    """Remember when a remote was asked for its commit, and which that is; None: it did not answer."""
     values = {
         "remote_checked_at": func.clock_timestamp(),
-        "remote_failures": Repository.remote_failures + 1 if failed else 0,
+        "remote_sha": sha or Repository.remote_sha,
+        "remote_failures": 0 if sha else Repository.remote_failures + 1,
         "updated_at": Repository.updated_at,
     }
     session.execute(update(Repository).where(Repository.id == repository_id).values(**values))
@@ -177,23 +179,27 @@ def next_pending_build(session: Session, repository_id: str) -> Build | None:
     return session.scalars(statement.with_for_update()).one_or_none()
 
 
-def succeeded_build(session: Session, repository_id: str, commit_sha: str | None = None) -> Build | None:
-    """The newest build whose image was made and not removed, of one commit if given."""
-    statement = _builds(repository_id, BuildStatus.SUCCEEDED).where(Build.image_removed_at.is_(None))
-    if commit_sha is not None:
-        statement = statement.where(Build.commit_sha == commit_sha)
+def succeeded_build(session: Session, repository_id: str, *made_of: ColumnElement[bool]) -> Build | None:
+    """The newest build whose image was made and not removed."""
+    statement = _builds(repository_id, BuildStatus.SUCCEEDED).where(Build.image_removed_at.is_(None), *made_of)
     return session.scalars(statement.order_by(Build.id.desc()).limit(1)).one_or_none()
 
 
-def is_built_or_will_be(session: Session, row: Repository) -> bool:
-    """Whether the commit that was ingested last has an image, or a build that makes one waits or runs.
+def build_of_newest(session: Session, row: Repository) -> Build | None:
+    """The build whose image is of the commit, and the Dockerfile, that were ingested last."""
+    return succeeded_build(session, row.id, _is_of_newest(row))
 
-    One that waits will check out what its ref names by then; one that runs has done so.
+
+def is_built_or_will_be(session: Session, row: Repository) -> bool:
+    """Whether what was ingested last has an image, or a build that makes one waits or runs.
+
+    One that waits will take the Dockerfile of then, and the commit that its ref names by then; one that runs has done
+    so.
     """
     waits = and_(Build.status == BuildStatus.PENDING, Build.git_ref.is_not_distinct_from(row.git_ref))
-    running = and_(Build.status == BuildStatus.RUNNING, Build.commit_sha == row.commit_sha)
+    running = and_(Build.status == BuildStatus.RUNNING, _is_of_newest(row))
     statement = select(Build.id).where(Build.repository_id == row.id, or_(waits, running)).limit(1)
-    return bool(succeeded_build(session, row.id, row.commit_sha) or session.scalar(statement))
+    return bool(build_of_newest(session, row) or session.scalar(statement))
 
 
 def unfinished_builds(session: Session) -> list[Build]:
@@ -215,6 +221,10 @@ def builds_with_image(session: Session) -> list[Build]:
 
 def note_image_removed(session: Session, build_id: str) -> None:
     session.execute(update(Build).where(Build.id == build_id).values(image_removed_at=func.clock_timestamp()))
+
+
+def _is_of_newest(row: Repository) -> ColumnElement[bool]:
+    return and_(Build.commit_sha == row.commit_sha, Build.dockerfile_path == row.dockerfile)
 
 
 def _builds(repository_id: str, status: BuildStatus) -> Select[Build]:

@@ -59,13 +59,9 @@ def unfinished_work(context: dg.SensorEvaluationContext, platform: Platform) -> 
 )
 def moved_remotes(platform: Platform) -> dg.SensorResult:
     """Asks remotes whose turn it is for their HEAD, and ingests what has moved."""
-    moved = remotes.moved(platform.database, platform.settings)
-    with platform.database.transaction() as session:
-        for key in moved:
-            service.refresh(session, key, "the remote has a newer commit")
     requests = [
         dg.RunRequest(partition_key=key, asset_selection=[REPOSITORY, IMAGE], tags={REASON: "remote moved"})
-        for key in moved
+        for key in remotes.refresh_moved(platform.database, platform.settings)
     ]
     return dg.SensorResult(run_requests=requests)
 

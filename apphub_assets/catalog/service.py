@@ -47,6 +47,7 @@ def register(session: Session, wanted: Registration, *, correlation_id: str | No
     row = locked(session, wanted.id)
     for name, value in values.items():
         setattr(row, name, value)
+    row.remote_sha = None
     repository.replace_tags(session, wanted.id, TagSource.MANUAL, wanted.tags)
     message = "registered" if created else "registered again"
     return _ask_ingestion(session, row, message, correlation_id)

@@ -107,6 +107,36 @@ def test_a_moved_branch_is_built_anew(catalog, ingested):
     assert catalog.build("hello").commit_sha != first.commit_sha
 
 
+def test_another_dockerfile_of_the_same_commit_is_built_anew(catalog, make_repository):
+    url = make_repository(files={"Dockerfile": SERVING, "Dockerfile.two": f"{SERVING}LABEL v=2\n"}).url
+    catalog.register("hello", url)
+    catalog.ingest("hello")
+    first = catalog.build("hello")
+
+    catalog.register("hello", url, dockerfile_path="Dockerfile.two")
+    catalog.ingest("hello")
+    second = catalog.build("hello")
+
+    assert second.reused is False
+    assert second.commit_sha == first.commit_sha
+    assert second.image_digest != first.image_digest
+    assert "LABEL v=2" in log_of(catalog, second.build_id)
+    catalog.ingest("hello")
+    assert catalog.build("hello").build_id == second.build_id
+
+
+def test_another_dockerfile_is_not_mistaken_for_the_one_that_is_being_built(catalog, make_repository):
+    url = make_repository(files={"Dockerfile": SERVING, "Dockerfile.two": SERVING}).url
+    catalog.register("hello", url)
+    catalog.ingest("hello")
+    assert building._claim(catalog.database, "hello", None, first=True)
+
+    catalog.register("hello", url, dockerfile_path="Dockerfile.two")
+    catalog.ingest("hello")
+
+    assert len(builds_of(catalog, "hello")) == 2
+
+
 def test_an_app_that_was_not_ingested_has_nothing_to_build(catalog, make_repository):
     catalog.register("hello", make_repository(files={"Dockerfile": SERVING}).url)
 
