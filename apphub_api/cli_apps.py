@@ -28,8 +28,10 @@ LAUNCH_COLUMNS = {
     "EXPIRES": "expiresAt",
     "ERROR": "errorMessage",
 }
-SETTLED = {"ready", "failed", "succeeded", "canceled", "running", "stopped", "expired"}
-GOOD = {"ready", "succeeded", "running"}
+# How work ends well, and how else. `running` is where a launch arrives, and where a build only begins.
+APP_ENDS = {"ready"}, {"failed"}
+BUILD_ENDS = {"succeeded"}, {"failed", "canceled"}
+LAUNCH_ENDS = {"running"}, {"failed", "stopped", "expired"}
 POLL_SECONDS = 0.3
 
 AppId = Annotated[str, typer.Argument(metavar="APP", help="Id of the app.")]
@@ -115,7 +117,7 @@ def build(
     client = Client()
     made = client.post(f"/apps/{app_id}/builds", {"ref": ref} if ref else {})["data"]
     if wait:
-        made = _wait(lambda: client.get(f"/builds/{made['id']}")["data"], timeout)
+        made = _wait(lambda: client.get(f"/builds/{made['id']}")["data"], BUILD_ENDS, timeout)
     show(made, output, BUILD_COLUMNS)
 
 
@@ -186,7 +188,7 @@ def launch(
     body |= {"resourceProfile": profile} if profile else {}
     started = client.post(f"/apps/{app_id}/launch", body)["data"]["launch"]
     if wait:
-        started = _wait(lambda: client.get(f"/launches/{started['id']}")["data"], timeout)
+        started = _wait(lambda: client.get(f"/launches/{started['id']}")["data"], LAUNCH_ENDS, timeout)
     show(started, output, LAUNCH_COLUMNS)
 
 
@@ -213,20 +215,21 @@ def logs(
 
 
 def _wait_for_build(client: Client, app_id: str, timeout: float) -> Any:
-    app = _wait(lambda: client.get(f"/apps/{app_id}")["data"], timeout)
+    app = _wait(lambda: client.get(f"/apps/{app_id}")["data"], APP_ENDS, timeout)
     if app["latestBuild"]:
-        _wait(lambda: client.get(f"/builds/{app['latestBuild']['id']}")["data"], timeout)
+        _wait(lambda: client.get(f"/builds/{app['latestBuild']['id']}")["data"], BUILD_ENDS, timeout)
     return client.get(f"/apps/{app_id}")["data"]
 
 
-def _wait(look: Any, timeout: float) -> Any:
-    """Look until the thing has settled; fail when it settled badly or not in time."""
+def _wait(look: Any, ends: tuple[set[str], set[str]], timeout: float) -> Any:
+    """Look until the thing has ended; fail when it ended badly or not in time."""
+    good, bad = ends
     deadline = time.monotonic() + timeout
-    while (status := _status(found := look())) not in SETTLED:
+    while (status := _status(found := look())) not in good | bad:
         if time.monotonic() > deadline:
             fail(f"{found['id']} is still {status} after {timeout:g} s", Exit.TIMEOUT)
         time.sleep(POLL_SECONDS)
-    if status not in GOOD:
+    if status in bad:
         reason = found.get("ingestError") or found.get("errorMessage") or "see its log"
         fail(f"{found['id']} is {status}: {reason}", Exit.FAILED)
     return found
