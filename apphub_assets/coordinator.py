@@ -19,6 +19,7 @@ from dagster._core.storage.tags import (
 )
 from dagster._serdes import ConfigurableClassData
 from dagster._utils.tags import TagConcurrencyLimitsCounter
+from sqlalchemy.exc import InternalError
 
 from apphub_assets.settings import load_settings
 
@@ -72,12 +73,16 @@ class EagerRunCoordinator(QueuedRunCoordinator[dg.DagsterInstance]):
         if run.run_op_concurrency is None:
             return False
         storage = self._instance.event_log_storage
-        pools = GlobalOpConcurrencyLimitsCounter(
-            self._instance,
-            [run],
-            active,
-            concurrency_keys=storage.get_concurrency_keys(),
-            pool_limits=storage.get_pool_limits(),
-            pool_granularity=config.pool_config.pool_granularity,
-        )
+        try:
+            pools = GlobalOpConcurrencyLimitsCounter(
+                self._instance,
+                [run],
+                active,
+                concurrency_keys=storage.get_concurrency_keys(),
+                pool_limits=storage.get_pool_limits(),
+                pool_granularity=config.pool_config.pool_granularity,
+            )
+        except InternalError:
+            # The first use of a pool writes its default limit; Dagster breaks when another process does so just then.
+            return True
         return bool(pools.is_blocked(run))

@@ -1,9 +1,12 @@
 """What a person waits for starts at once, as long as every limit allows it; the rest goes through the queue."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from conftest import MAX_RUNS
 from dagster import DagsterEventType, DagsterInstance
-from dagster_stack import Runs
+from dagster_stack import DagsterStack, Runs, wait_for
+from sqlalchemy import create_engine, text
 
 from apphub_assets.orchestrator import RunStatus
 
@@ -34,6 +37,23 @@ def test_a_run_is_queued_while_its_pool_is_full(runs: Runs, instance: DagsterIns
     instance.event_log_storage.set_concurrency_slots("narrow", 1)
     assert runs.status(runs.submit("pooled")) is not RunStatus.QUEUED
     assert runs.status(runs.submit("pooled")) is RunStatus.QUEUED
+
+
+def test_a_run_is_queued_while_another_process_is_the_first_to_use_its_pool(
+    runs: Runs, instance: DagsterInstance, stack: DagsterStack
+) -> None:
+    instance.event_log_storage.delete_concurrency_limit("narrow")
+    insert = text("INSERT INTO concurrency_limits (concurrency_key, \"limit\") VALUES ('narrow', 4)")
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    database = create_engine(stack.environment["APPHUB_DAGSTER_DATABASE_URL"])
+    with ThreadPoolExecutor(1) as person, database.connect() as other:
+        other.execute(insert)
+        run = person.submit(runs.submit, "pooled")
+        wait_for(lambda: other.scalar(waiting), "the webserver, which writes the same row")
+        other.commit()
+        run_id = run.result()
+    database.dispose()
+    assert was_queued(instance, run_id)
 
 
 def test_a_queued_run_can_be_canceled(runs: Runs, instance: DagsterInstance) -> None:
