@@ -2,22 +2,53 @@
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from apphub_api.deps import Platform
 from apphub_api.platform import Platform as PlatformState
 from apphub_assets.errors import AppHubError
-from apphub_assets.kit.view import View
+from apphub_assets.kit.view import Instant, View
 from apphub_assets.migrations import pending
 from apphub_assets.settings import unknown_variables
 
 router = APIRouter(tags=["system"])
+
+
+class Broker(View):
+    """There is none: events are in Postgres. The first AppHub's clients read it wherever there is streaming."""
+
+    configured: bool = False
+    reachable: bool | None = None
+    last_checked_at: Instant | None = None
+    error: str | None = None
+
+
+class Batchers(View):
+    """None either, for nothing comes from a broker."""
+
+    configured: int = 0
+    running: int = 0
+    failing: int = 0
+    state: Literal["disabled"] = "disabled"
+    connectors: list[dict[str, Any]] = Field([])
+
+
+class HotBuffer(View):
+    """Nor is there one for what a broker sends."""
+
+    enabled: bool = False
+    state: Literal["disabled"] = "disabled"
+    datasets: int = 0
+    healthy: bool = True
+    last_refresh_at: Instant | None = None
+    last_ingest_at: Instant | None = None
 
 
 class Streaming(View):
@@ -26,6 +57,9 @@ class Streaming(View):
     enabled: bool = True
     state: Literal["ready", "degraded"]
     reason: str | None = None
+    broker: Broker = Broker()
+    batchers: Batchers = Batchers()
+    hot_buffer: HotBuffer = HotBuffer()
 
 
 class Features(View):
