@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect
+from sqlalchemy.exc import SQLAlchemyError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from apphub_api.deps import Db, Platform, caller_of, requires
@@ -22,6 +23,7 @@ from apphub_assets.kit.view import Instant, View, format_instant
 router = APIRouter(tags=["events"])
 
 GOING_AWAY, POLICY, TRY_AGAIN = 1001, 1008, 1013
+SEQUENCE_DIGITS = 19
 
 
 class EventView(View):
@@ -105,8 +107,8 @@ async def socket(websocket: WebSocket, platform: Platform) -> None:
 
 
 async def _serve(websocket: WebSocket, platform: PlatformState) -> None:
-    after = websocket.query_params.get("after")
-    resume = int(after) if after and after.isdecimal() else None
+    after = websocket.query_params.get("after", "")
+    resume = int(after) if after.isdecimal() and len(after) <= SEQUENCE_DIGITS else None
     types = _types(websocket.query_params.get("types"))
     sender = asyncio.create_task(_send(websocket, platform, resume, types))
     try:
@@ -125,6 +127,8 @@ async def _send(websocket: WebSocket, platform: PlatformState, after: int | None
             await websocket.send_json(_frame(event))
     except TooSlow:
         await websocket.close(TRY_AGAIN, "too slow; connect again with ?after=<last sequence>")
+    except SQLAlchemyError:
+        await websocket.close(TRY_AGAIN, "the database is away; connect again with ?after=<last sequence>")
     except WebSocketDisconnect:
         return
 
@@ -133,7 +137,7 @@ async def _sse(platform: PlatformState, after: int | None, types: list[str] | No
     try:
         async for event in platform.fanout.follow(after, types):
             yield ServerSentEvent(json.dumps(_frame(event)), event=event.type, id=str(event.sequence))
-    except TooSlow:
+    except (TooSlow, SQLAlchemyError):  # the client connects again, with its last sequence
         return
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from apphub_assets.events import service as events
@@ -64,12 +64,15 @@ class Fanout:
 
         Raises:
             TooSlow: the caller did not keep up.
+            SQLAlchemyError: what was missed can't be read now.
         """
         client = _Client()
         self._clients.add(client)
         try:
-            sent = self.last if after is None else after
+            sent = self.last
             if after is not None:
+                # Whoever has seen more than there is has seen another database: they would wait here for ever.
+                sent = min(after, await run_in_threadpool(events.latest_sequence, self._database))
                 while past := await run_in_threadpool(events.read, self._database, sent):
                     for event in past:
                         sent = event.sequence
@@ -86,9 +89,9 @@ class Fanout:
         while not self._stopping.is_set():
             try:
                 self._listen()
-            except (psycopg.OperationalError, OperationalError) as error:
+            except (psycopg.Error, SQLAlchemyError) as error:
                 self.listening = False
-                log.warning("events.listener.lost", error=str(error).splitlines()[0])
+                log.warning("events.listener.lost", error=str(error).partition("\n")[0])
                 self._stopping.wait(RECONNECT_SECONDS)
 
     def _listen(self) -> None:

@@ -7,9 +7,13 @@ import httpx
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
+from apphub_api.fanout import Fanout
 from apphub_assets.events import service as events
+from apphub_assets.kit.db import Database
 from tests.api.test_errors import register
+from tests.api.test_metrics import without_database
 from tests.fixtures.api import bearer
+from tests.fixtures.launches import eventually
 from tests.fixtures.servers import serving
 
 WS = "ws://127.0.0.1:4000/ws"
@@ -41,6 +45,42 @@ def test_a_socket_resumes_behind_its_last_sequence_and_filters_by_type(api):
         live = socket.receive_json()["sequence"]
 
     assert [*past, live] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("after", ["1000000", "9" * 22, "9" * 5000], ids=["another's", "no bigint", "absurd"])
+def test_a_socket_that_has_seen_more_than_there_is_gets_what_comes(api, after):
+    with api.websocket_connect(f"{WS}?types=repository.updated&after={after}") as socket:
+        socket.receive_json()
+        # The first may be earlier than the socket's look at what there is.
+        for _ in range(10):
+            register(api)
+        assert socket.receive_json()["type"] == "repository.updated"
+
+
+def test_a_socket_is_told_to_come_again_when_the_past_cannot_be_read(api, database_url):
+    with without_database(database_url), api.websocket_connect(f"{WS}?after=0") as socket:
+        assert socket.receive_json()["type"] == "connection.ack"
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+
+    assert closed.value.code == 1013
+
+
+def test_the_stream_goes_on_after_the_pool_had_no_connection_left(database):
+    scarce = Database(database.url, pool_size=1)
+    scarce.engine.pool._timeout = 0.1
+    fanout = Fanout(scarce)
+    fanout.start()
+    eventually(lambda: fanout.listening)
+
+    with scarce.engine.connect(), scarce.engine.connect():
+        with database.transaction() as session:
+            events.append(session, type="load", source="test", payload={})
+        eventually(lambda: not fanout.listening)
+
+    eventually(lambda: fanout.listening and fanout.last == 1)
+    fanout.stop()
+    scarce.close()
 
 
 def test_a_socket_needs_a_token_with_the_scope(guarded):
