@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from typing import Annotated
 
 import structlog
@@ -197,28 +198,42 @@ async def _follow(platform: PlatformState, launch_id: str) -> AsyncIterator[str]
         if feed is None:
             yield (await run_in_threadpool(_read_logs, platform, launch_id)).logs
             return
-        async for line in _lines(feed):
+        async for line in lines_of(feed):
             yield line + "\n"
     except LaunchNotFound:
         return
 
 
-async def _lines(feed: Feed[str]) -> AsyncIterator[str]:
-    """The feed's lines without blocking the loop, nor one of its worker threads for as long as the app is silent."""
+async def lines_of(feed: Feed[str]) -> AsyncGenerator[str, None]:
+    """The feed's lines without blocking the loop, nor one of its worker threads for as long as the app is silent.
+
+    A thread reads at most 500 lines ahead; it ends with the feed, or when nobody reads on.
+    """
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[str | None] = asyncio.Queue(LINES_AHEAD)
+    queue: asyncio.Queue[str | None] = asyncio.Queue()
+    room, left = threading.Semaphore(LINES_AHEAD), threading.Event()
 
     def read() -> None:
         try:
             for line in feed:
-                asyncio.run_coroutine_threadsafe(queue.put(line), loop).result()
+                room.acquire()
+                if left.is_set():
+                    return
+                loop.call_soon_threadsafe(queue.put_nowait, line)
         except EngineUnavailable as error:
             log.warning("launch.log.lost", reason=error.message)
-        asyncio.run_coroutine_threadsafe(queue.put(None), loop)
+        except Exception:
+            log.exception("launch.log.broke")
+        finally:
+            with suppress(RuntimeError):  # the loop has ended, and whoever read with it
+                loop.call_soon_threadsafe(queue.put_nowait, None)
 
     threading.Thread(target=read, name="launch-log", daemon=True).start()
     try:
         while (line := await queue.get()) is not None:
             yield line
+            room.release()
     finally:
+        left.set()
+        room.release()
         feed.close()

@@ -1,12 +1,20 @@
 """/launches and what of /apps is about launches (contract F.4)."""
 
-from collections.abc import Callable
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any
 
 import httpx
 import pytest
+import requests
+from docker.types import CancellableStream
 from fastapi.testclient import TestClient
 
+from apphub_api.launches import lines_of
+from apphub_assets.containers import Feed
+from apphub_assets.launches import logs
 from apphub_assets.launches.models import Launch
 from tests.fixtures.launches import SERVE, Launches, eventually
 from tests.fixtures.servers import serving
@@ -178,6 +186,25 @@ class TestLookingAndStopping:
         assert refused(hub.get(f"/launches/{launch['id']}/stats")) == (409, "launch_not_running")
 
 
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "launch-log"]
+
+
+def test_a_log_that_breaks_in_a_way_nobody_thought_of_ends() -> None:
+    def broken() -> Iterator[str]:
+        yield "one"
+        raise ValueError("nobody thought of this")
+
+    async def read() -> list[str]:
+        return [line async for line in lines_of(feed)]
+
+    ended = requests.Response()
+    ended.raw = BytesIO()
+    ended.raw.close()
+    feed = Feed(CancellableStream(iter(()), ended), broken(), endless=False)
+    assert asyncio.run(asyncio.wait_for(read(), 10)) == ["one"]
+
+
 @pytest.mark.engine
 class TestOnAnEngine:
     def test_from_the_request_to_the_page_to_the_end(self, engine_launches: Launches) -> None:
@@ -207,6 +234,20 @@ class TestOnAnEngine:
             eventually(lambda: show()["status"] == "stopped", "a stopped launch")
             assert client.get(f"/launches/{launch['id']}/logs").json()["data"]["logs"] == "ready"
         assert engine_launches.leftovers() == []
+
+    def test_who_stops_reading_a_log_leaves_no_thread_behind(self, engine_launches: Launches) -> None:
+        async def read_and_leave(feed: Feed[str]) -> None:
+            lines = lines_of(feed)
+            assert await anext(lines) == "y"
+            await asyncio.sleep(1)  # more is waiting by then than is read ahead
+            await lines.aclose()
+            await asyncio.to_thread(eventually, lambda: readers() == [], "the end of the reader", 5)
+
+        engine_launches.keep()
+        chatty = engine_launches.row(engine_launches.started(command=SERVE.replace("exec", "yes & exec", 1)))
+        feed = logs.follow(engine_launches.sandboxes, chatty.sandbox_id or "")
+        assert feed is not None
+        asyncio.run(read_and_leave(feed))
 
     def test_a_row_that_makes_no_sense_holds_launches_up_only_until_it_is_mended(
         self, engine_launches: Launches
