@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -13,12 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from apphub_api.deps import Platform
 from apphub_api.platform import Platform as PlatformState
+from apphub_assets.containers import Engine
 from apphub_assets.errors import AppHubError
 from apphub_assets.kit.view import Instant, View
 from apphub_assets.migrations import pending
 from apphub_assets.settings import unknown_variables
 
 router = APIRouter(tags=["system"])
+
+ENGINE_SECONDS = 2
 
 
 class Broker(View):
@@ -104,7 +108,7 @@ def ready(platform: Platform, response: Response) -> Readiness:
     checks = [
         _check("postgres", lambda: _database(platform)),
         _check("dagster", platform.orchestrator.ready),
-        _check("engine", platform.engine.ping, required=False),
+        _check("engine", lambda: _engine(platform), required=False),
         _check("launches", platform.keeper.check, required=False),
     ]
     failed = [check for check in checks if check.status == "failed"]
@@ -147,3 +151,9 @@ def _database(platform: PlatformState) -> None:
         session.execute(text("SELECT 1"))
     if pending(platform.settings.sqlalchemy_url):
         raise MigrationsPending("the database lacks a migration; run `apphub admin migrate`")
+
+
+def _engine(platform: PlatformState) -> None:
+    # Its own connection: others may wait for the engine for as long as it needs.
+    with closing(Engine(platform.settings.engine_url, timeout=ENGINE_SECONDS)) as engine:
+        engine.ping()

@@ -50,11 +50,13 @@ class Engine:
 
     Args:
         url: `unix://…` or `tcp://…`; None: DOCKER_HOST, else the local socket.
+        timeout: seconds without an answer after which it can't be reached.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, timeout: int = REQUEST_TIMEOUT) -> None:
         self._options: dict[str, Any] = {"base_url": url} if url else {**kwargs_from_env()}
         self.url: str = self._options.get("base_url") or "unix:///var/run/docker.sock"
+        self._timeout = timeout
         self._client: docker.APIClient | None = None
 
     def close(self) -> None:
@@ -69,7 +71,7 @@ class Engine:
         try:
             # Which version of the API both speak is asked once, at the first call.
             client = self._client = self._client or docker.APIClient(
-                version="auto", timeout=REQUEST_TIMEOUT, **self._options
+                version="auto", timeout=self._timeout, **self._options
             )
             yield client
         except APIError as error:
@@ -79,11 +81,6 @@ class Engine:
                 f"The container engine at {self.url} does not answer ({error}). Install Docker (Debian: `apt install "
                 "docker.io`) and start it, or point APPHUB_ENGINE_URL at an engine that runs."
             ) from error
-
-    def _connected(self) -> docker.APIClient:
-        if self._client is None:
-            self._client = docker.APIClient(version="auto", timeout=REQUEST_TIMEOUT, **self._options)
-        return self._client
 
     def ping(self) -> EngineInfo:
         """Ask the engine who it is."""

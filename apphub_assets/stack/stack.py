@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,6 +40,11 @@ from apphub_assets.stack.supervisor import Child, Report, Supervisor, end_leftov
 PROJECT = Path(apphub_assets.__file__).parent.parent
 DAGSTER_HOME = PROJECT / "dagster_home"
 READY_ATTEMPTS = 300
+# A stop is promised to take 10 s; what the engine leaves of them, Dagster and the database need.
+ENGINE_SECONDS = 6.0
+ENGINE_REQUESTS = 8
+
+T = TypeVar("T")
 
 Guest = Callable[[], Awaitable[int]]
 """What is done while the stack is up; it returns the exit code."""
@@ -212,23 +219,53 @@ def is_warm(path: Path) -> bool:
     return True
 
 
-def end_launches(stack: Stack) -> None:
-    """Remove every container and network of this stack's launches and builds, and note which launches ended.
+async def remove_containers(settings: Settings) -> None:
+    """Remove every container and network of this stack's launches and builds.
+
+    Raises:
+        EngineUnavailable, EngineFault: it does not answer, or can't remove one.
+    """
+    with closing(Engine(settings.engine_url)) as engine:
+        # Launches, and images that a check was trying when its worker was killed.
+        for owner in (settings.stack_id, trial_stack(settings)):
+            await _remove_sandboxes(Sandboxes(engine, owner, settings.relay_image))
+        # A worker that was killed in the middle of a build has left its containers.
+        await aside(partial(clear_builds, engine, f"{settings.stack_id}."))
+
+
+async def _remove_sandboxes(sandboxes: Sandboxes) -> None:
+    free = asyncio.Semaphore(ENGINE_REQUESTS)
+
+    async def remove(launch: str) -> None:
+        async with free:
+            await aside(partial(sandboxes.stop, launch))
+
+    await asyncio.gather(*map(remove, await aside(sandboxes.list)))
+
+
+def aside(work: Callable[[], T]) -> "asyncio.Future[T]":
+    """Do blocking work on a thread that nobody has to wait for; the process ends without it, unlike an executor's."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001 handed to who waits
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asyncio.wrap_future(done)
+
+
+def close_launches(stack: Stack) -> None:
+    """Note that every launch ended.
 
     Raises:
         OperationalError: the database is away.
     """
-    settings = stack.settings
-    # Without an engine there is nothing to remove.
-    with suppress(EngineUnavailable), closing(Engine(settings.engine_url)) as engine, ThreadPoolExecutor(8) as pool:
-        # Launches, and images that a check was trying when its worker was killed.
-        for owner in (settings.stack_id, trial_stack(settings)):
-            sandboxes = Sandboxes(engine, owner, settings.relay_image)
-            list(pool.map(sandboxes.stop, sandboxes.list()))
-        # A worker that was killed in the middle of a build has left its containers.
-        clear_builds(engine, f"{settings.stack_id}.")
     with closing(Database(with_driver(stack.database_url, "psycopg"))) as database, database.transaction() as session:
-        launches.close_all(session, settings)
+        launches.close_all(session, stack.settings)
 
 
 def accepts(path: Path) -> bool:
@@ -292,15 +329,28 @@ async def _start(stack: Stack, supervisor: Supervisor) -> None:
 
 async def _stop(stack: Stack, supervisor: Supervisor, report: Report) -> None:
     """Stop the API, so that nothing new is launched; then end what was, beside Dagster's end; the database last."""
+    engine_until = asyncio.get_running_loop().time() + ENGINE_SECONDS
     await supervisor.stop("api")
     dagster = supervisor.stop(*(child.name for child in stack.dagster()))
     try:
-        await asyncio.gather(asyncio.to_thread(end_launches, stack), dagster)
+        await asyncio.gather(_end_launches(stack, report, engine_until), dagster)
     except (AppHubError, SQLAlchemyError) as error:
         # Database or engine broke down, or never came up. The next start finds out what became of the launches.
         report("stack", f"could not end every launch: {str(error).splitlines()[0]}")
     finally:
         await supervisor.stop()
+
+
+async def _end_launches(stack: Stack, report: Report, until: float) -> None:
+    """Remove the containers, as far as the engine does by `until` on the loop's clock, and note that launches ended."""
+    try:
+        # Without an engine there is nothing to remove.
+        with suppress(EngineUnavailable):
+            async with asyncio.timeout_at(until):
+                await remove_containers(stack.settings)
+    except TimeoutError:
+        report("stack", "the container engine is too slow to remove every container; the next start does")
+    await asyncio.to_thread(close_launches, stack)
 
 
 async def _until_it_works(url: str) -> None:

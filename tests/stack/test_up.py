@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from apphub_assets.orchestrator import LOCK_HEADER, Orchestrator, OrchestratorRefused
-from tests.fixtures.stack import Stack
+from tests.fixtures.stack import STOPS_WITHIN, Stack
 
 
 def exports(stack: Stack) -> dict[str, str]:
@@ -151,6 +152,22 @@ def test_kill_9_leaves_no_process_the_next_start_works_and_sigterm_leaves_no_loc
     assert stack.processes() + stack.database_processes() == []
     assert not (stack.home / "apphub.lock").exists()
     assert "apphub up" in stack.apphub("env").stderr
+
+
+def test_it_works_and_stops_though_the_engine_takes_requests_and_never_answers(make_stack: Callable[[], Stack]) -> None:
+    stack = make_stack()
+    address = str(stack.home.parent / "engine.sock")
+    stack.environment["APPHUB_ENGINE_URL"] = f"unix://{address}"
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(address)
+        engine.listen(1000)
+
+        stack.start()
+
+        assert httpx.get(f"{stack.url}/ready", timeout=10).json()["status"] == "degraded"
+        # On a busy machine each part needs its whole grace; requests to the engine have a minute.
+        assert stack.stop(within=2 * STOPS_WITHIN) == 0
+    assert "too slow to remove every container" in stack.output()
 
 
 def test_a_part_that_can_not_start_ends_all_with_its_last_lines(make_stack: Callable[[], Stack]) -> None:
