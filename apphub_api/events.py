@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect
 from sqlalchemy.exc import SQLAlchemyError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from apphub_api.deps import Db, Platform, caller_of, requires
+from apphub_api.deps import Platform, caller_of, requires
 from apphub_api.fanout import TooSlow
 from apphub_api.platform import Platform as PlatformState
 from apphub_assets.errors import AppHubError
@@ -54,7 +54,7 @@ class EventsAnswer(View):
 
 @router.get("/admin/events", dependencies=[requires(Scope.EVENTS_READ)])
 def list_events(
-    db: Db,
+    platform: Platform,
     type: str | None = None,
     source: str | None = None,
     correlation_id: Annotated[str | None, Query(alias="correlationId")] = None,
@@ -68,7 +68,7 @@ def list_events(
     before = decode_cursor(cursor, 1)[0] if cursor else None
     bounded = min(limit, 200)
     query = EventQuery(type, source, correlation_id, since, until, json_path, before, bounded)
-    found = events.find(db, query)
+    found = events.find(platform.database, query)
     page = EventsPage(next_cursor=found.next_cursor, has_more=found.next_cursor is not None, limit=bounded)
     return EventsAnswer(data=EventsData(events=[EventView.model_validate(e) for e in found.events], page=page))
 

@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any
 
+from psycopg.errors import QueryCanceled
 from sqlalchemy import Row, TextClause, delete, func, insert, select, text
-from sqlalchemy.exc import DataError, ProgrammingError
+from sqlalchemy.exc import DataError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from apphub_assets.events.errors import InvalidJsonPath
+from apphub_assets.events.errors import InvalidJsonPath, JsonPathTooSlow
 from apphub_assets.events.models import OutboxEvent, Sequencer
 from apphub_assets.events.spec import Event, EventQuery
 
@@ -21,6 +22,8 @@ NUMBER_COMMITTED = text(
     UPDATE events.sequencer SET last = :last + (SELECT count(*) FROM fresh)
     """
 )
+
+JSON_PATH_SECONDS = 5.0
 
 COLUMNS = (
     OutboxEvent.id,
@@ -81,15 +84,16 @@ def find(session: Session, query: EventQuery) -> list[Event]:
     if query.before is not None:
         statement = statement.where(OutboxEvent.sequence < query.before)
     if query.json_path is not None:
+        _check_path(session, query.json_path)
         statement = statement.where(_path_exists(query.json_path))
     statement = statement.order_by(OutboxEvent.sequence.desc()).limit(query.limit + 1)
     try:
         return [_event(row) for row in session.execute(statement)]
-    except (DataError, ProgrammingError) as error:
-        if query.json_path is None:
+    except OperationalError as error:
+        if query.json_path is None or not isinstance(error.orig, QueryCanceled):
             raise
-        message = f"jsonPath {query.json_path[:200]!r} is not a Postgres jsonpath: {error.orig}"
-        raise InvalidJsonPath(message, pointers=[("/jsonPath", message)]) from None
+        message = f"jsonPath took more than {JSON_PATH_SECONDS:g} s; narrow it by type, source, from or to"
+        raise JsonPathTooSlow(message, pointers=[("/jsonPath", message)]) from None
 
 
 def delete_before(session: Session, moment: datetime) -> int:
@@ -97,6 +101,16 @@ def delete_before(session: Session, moment: datetime) -> int:
         delete(OutboxEvent).where(OutboxEvent.occurred_at < moment, OutboxEvent.sequence.is_not(None))
     )
     return int(result.rowcount)  # type: ignore[attr-defined]  # a DML result has it
+
+
+def _check_path(session: Session, json_path: str) -> None:
+    """Refuse what does not parse, and bound what this transaction may spend on what does."""
+    try:
+        session.execute(text("SELECT CAST(:json_path AS jsonpath)"), {"json_path": json_path})
+    except (DataError, ProgrammingError) as error:
+        message = f"jsonPath {json_path[:200]!r} is not a Postgres jsonpath: {error.orig}"
+        raise InvalidJsonPath(message, pointers=[("/jsonPath", message)]) from None
+    session.execute(text(f"SET LOCAL statement_timeout = {round(JSON_PATH_SECONDS * 1000)}"))
 
 
 def _path_exists(json_path: str) -> TextClause:

@@ -49,14 +49,17 @@ def latest_sequence(database: Database) -> int:
         return repository.last_sequence(session)
 
 
-def find(session: Session, query: EventQuery) -> EventPage:
+def find(database: Database, query: EventQuery) -> EventPage:
     """A page of events, newest first.
 
     Raises:
-        InvalidJsonPath: the jsonPath filter does not parse.
+        InvalidJsonPath, JsonPathTooSlow: the jsonPath filter does not parse, or takes too long.
     """
-    repository.number_committed(session)
-    events = repository.find(session, query)
+    # On its own: whoever numbers next waits for this transaction, and must not wait for the search.
+    with database.transaction() as session:
+        repository.number_committed(session)
+    with database.transaction() as session:
+        events = repository.find(session, query)
     page, more = events[: query.limit], len(events) > query.limit
     return EventPage(page, encode_cursor([page[-1].sequence]) if more else None)
 

@@ -1,14 +1,17 @@
 """The event stream: one order, no gaps, nothing lost and nothing of what was rolled back."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from apphub_assets.events import service as events
-from apphub_assets.events.errors import InvalidJsonPath
+from apphub_assets.events.errors import InvalidJsonPath, JsonPathTooSlow
 from apphub_assets.events.spec import EventQuery
 from apphub_assets.kit.db import Database
+from tests.fixtures.launches import eventually
 
 
 def append(database: Database, type: str = "thing.done", payload: dict | None = None) -> str:
@@ -88,8 +91,7 @@ def test_the_history_is_filtered_by_type_source_time_and_json_path(database):
     later = datetime.now(UTC) + timedelta(hours=1)
 
     def found(**filters) -> list[str]:
-        with database.transaction() as session:
-            return [event.type for event in events.find(session, EventQuery(**filters)).events]
+        return [event.type for event in events.find(database, EventQuery(**filters)).events]
 
     assert found(type="launch.updated") == ["launch.updated"]
     assert found(source="elsewhere") == []
@@ -99,18 +101,39 @@ def test_the_history_is_filtered_by_type_source_time_and_json_path(database):
 
 
 def test_a_broken_json_path_is_the_callers_mistake(database):
-    with database.transaction() as session, pytest.raises(InvalidJsonPath):
-        events.find(session, EventQuery(json_path="$.["))
+    with pytest.raises(InvalidJsonPath):
+        events.find(database, EventQuery(json_path="$.["))
+
+
+def test_a_slow_json_path_is_ended_and_keeps_no_reader_waiting(database):
+    """It compares each of many values with every other."""
+    append(database, payload={"a": list(range(50_000))})
+    slow = EventQuery(json_path="$.payload.a[*] ? (exists($.payload.a[*] ? (@ < 0)))")
+
+    with ThreadPoolExecutor() as pool:
+        search = pool.submit(events.find, database, slow)
+        eventually(lambda: searching(database), "the search")
+        append(database)
+        read, waited_for = events.read(database, 0), search.done()
+        with pytest.raises(JsonPathTooSlow):
+            search.result()
+
+    assert (len(read), waited_for) == (2, False)
+
+
+def searching(database: Database) -> bool:
+    active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT%jsonb_path_exists%'"
+    with database.transaction() as session:
+        return bool(session.scalar(text(active + " AND pid <> pg_backend_pid()")))
 
 
 def test_pages_go_back_in_time_without_overlap(database):
     for _ in range(5):
         append(database)
 
-    with database.transaction() as session:
-        first = events.find(session, EventQuery(limit=2))
-        assert first.next_cursor
-        second = events.find(session, EventQuery(limit=2, before=first.events[-1].sequence))
+    first = events.find(database, EventQuery(limit=2))
+    assert first.next_cursor
+    second = events.find(database, EventQuery(limit=2, before=first.events[-1].sequence))
 
     assert [event.sequence for event in first.events + second.events] == [5, 4, 3, 2]
 

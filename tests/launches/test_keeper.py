@@ -59,8 +59,8 @@ class TestLifeCycle:
         launch = launches.started()
         launches.stop(launch)
         launches.until(launch, STOPPED)
+        told = events.find(launches.database, EventQuery(type="launch.updated")).events
         with launches.database.transaction() as session:
-            told = events.find(session, EventQuery(type="launch.updated")).events
             app = catalog.show(session, "app")
         states = [event.payload["launch"]["status"] for event in reversed(told)]
         assert list(dict.fromkeys(states)) == ["pending", "starting", "running", "stopping", "stopped"]
