@@ -173,9 +173,16 @@ def _is_neighbour(connection: HTTPConnection, platform: PlatformState) -> bool:
     if headers.get("sec-fetch-mode") == "navigate" and connection.scope.get("method") in {"GET", "HEAD"}:
         return True
     own = {f"{scheme}://{headers.get('host')}" for scheme in ("http", "https")}
-    referer = urlsplit(headers.get("referer", ""))
-    is_own_page = not referer.netloc or f"{referer.scheme}://{referer.netloc}" in own
-    return is_own_page and headers.get("origin", OPAQUE) in own | {OPAQUE}
+    return _is_page_of(own, headers.get("referer", "")) and headers.get("origin", OPAQUE) in own | {OPAQUE}
+
+
+def _is_page_of(origins: set[str], referer: str) -> bool:
+    """Whether a page names one of these origins as its own, or none."""
+    try:
+        page = urlsplit(referer)
+    except ValueError:
+        return False
+    return not page.netloc or f"{page.scheme}://{page.netloc}" in origins
 
 
 def _admit(websocket: WebSocket, platform: PlatformState) -> None:

@@ -114,8 +114,13 @@ class ReverseProxy:
             extensions={"target": upstream.target(request)},
         )
         answer = await self._send(outgoing, incoming, upstream)
+        try:
+            headers = response_headers(answer.headers.raw, request, upstream)
+        except Exception:
+            await answer.aclose()
+            raise
         response = StreamingResponse(_body(answer), answer.status_code, background=BackgroundTask(answer.aclose))
-        response.raw_headers = response_headers(answer.headers.raw, request, upstream)
+        response.raw_headers = headers
         return response
 
     async def _send(self, outgoing: httpx.Request, incoming: "_Incoming", upstream: Upstream) -> httpx.Response:
@@ -141,7 +146,7 @@ class ReverseProxy:
         ]
         host = websocket.headers.get("host", upstream.authority)
         try:
-            async with connect(
+            async with _ConnectOnce(
                 f"ws://{host}{upstream.target(websocket).decode('latin-1')}",
                 host=upstream.authority.rpartition(":")[0],
                 port=int(upstream.authority.rpartition(":")[2]),
@@ -159,7 +164,7 @@ class ReverseProxy:
         except InvalidStatus as refused:
             answer = refused.response
             await websocket.send_denial_response(Response(bytes(answer.body or b""), answer.status_code))
-        except (OSError, TimeoutError, InvalidHandshake, InvalidURI):
+        except (OSError, ValueError, InvalidHandshake, InvalidURI):
             await websocket.send_denial_response(Response(f"{upstream.authority} does not answer\n", 502))
 
 
@@ -194,6 +199,13 @@ def response_headers(given: Iterable[tuple[bytes, bytes]], request: HTTPConnecti
         elif name not in dropped:
             answer.append((name, value))
     return answer
+
+
+class _ConnectOnce(connect):
+    """A redirect is the caller's to follow: it may lead to where the far side has no business."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 class _Incoming:
@@ -276,8 +288,11 @@ def _foreign_cookies(headers: list[str]) -> list[str]:
 
 
 def _moved(location: str, request: HTTPConnection, upstream: Upstream) -> str:
-    """A redirect within the far side, put under the prefix; one to elsewhere as it is."""
-    parts = urlsplit(location)
+    """A redirect within the far side, put under the prefix; one to elsewhere, or to nowhere, as it is."""
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return location
     if parts.netloc and parts.netloc not in {upstream.authority, request.headers.get("host")}:
         return location
     if not parts.netloc and not location.startswith("/"):

@@ -155,6 +155,7 @@ class TestWhoMay:
         [
             ({"Sec-Fetch-Mode": "navigate", "Referer": "https://evil.example/"}, 200),
             ({"Sec-Fetch-Mode": "no-cors", "Referer": "https://evil.example/"}, 401),
+            ({"Sec-Fetch-Mode": "no-cors", "Referer": "http://["}, 401),
             ({"Sec-Fetch-Mode": "cors", "Origin": "https://evil.example"}, 401),
             ({"Sec-Fetch-Mode": "cors", "Origin": "null", "Referer": "https://evil.example/"}, 401),
             ({"Host": "rebound.example"}, 401),

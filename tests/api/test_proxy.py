@@ -188,6 +188,7 @@ class TestAnswers:
             (f"{PREFIX}/known", f"{PREFIX}/known"),
             ("https://example.org/x", "https://example.org/x"),
             ("//example.org/x", "//example.org/x"),
+            ("http://[", "http://["),
         ],
     )
     def test_redirects_stay_under_the_prefix(self, front: str, location: str, expected: str) -> None:
@@ -270,6 +271,12 @@ class TestWebSockets:
         with pytest.raises(InvalidStatus) as refused:
             connect(f"ws://{front}{PREFIX}/refuse")
         assert (refused.value.response.status_code, refused.value.response.body) == (403, b"members only")
+
+    @pytest.mark.parametrize("location", [f"{PREFIX}/talk", "/talk", "ws://example.org/talk", "http://["])
+    def test_a_redirect_is_passed_on_and_not_followed(self, front: str, location: str) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"ws://{front}{PREFIX}/refuse?status=302&location={quote(location, safe='')}")
+        assert refused.value.response.status_code == 302
 
     def test_nobody_listening_is_a_bad_gateway(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as closed:
