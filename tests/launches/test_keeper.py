@@ -136,8 +136,9 @@ class TestBadApps:
 
     def test_one_that_ends_by_itself_after_answering_has_stopped(self, launches: Launches) -> None:
         launches.keep()
-        launch = launches.launch(command="sh -c 'mkdir /tmp/w; httpd -p 8080 -h /tmp/w; sleep 3'")
-        launches.until(launch, RUNNING)
+        ends = """sh -c 'trap "exit 0" USR1; mkdir /tmp/w; httpd -p 8080 -h /tmp/w; sleep 1000 & wait'"""
+        launch = launches.started(command=ends)
+        docker("kill", "--signal", "USR1", launches.container(launch))
         assert launches.until(launch, STOPPED).reason.code == ReasonCode.EXITED
 
     def test_a_command_that_is_not_there_is_named(self, launches: Launches) -> None:
@@ -165,14 +166,15 @@ class TestTime:
 
     def test_a_launch_that_nobody_asks_for_expires(self, launches: Launches) -> None:
         launches.keep(launch_idle_timeout=1)
-        launch = launches.started()
-        assert launches.until(launch, EXPIRED).reason.code == ReasonCode.IDLE
+        expired = launches.until(launches.launch(), EXPIRED)
+        assert (expired.reason.code, expired.started_at is None) == (ReasonCode.IDLE, False)
 
     def test_a_launch_in_use_does_not_expire(self, launches: Launches) -> None:
-        keeper = launches.keep(launch_idle_timeout=4)
-        used, unused = launches.started(), launches.started()
+        keeper = launches.keep(launch_idle_timeout=2)
+        used = launches.launch()
         with keeper.visits.during(used.id):
-            launches.until(unused, EXPIRED)
+            launches.until(used, RUNNING)
+            launches.until(launches.launch(), EXPIRED)
             assert launches.show(used).status == RUNNING
 
     def test_an_expired_launch_wakes_under_the_same_id(self, launches: Launches) -> None:
