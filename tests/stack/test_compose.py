@@ -92,6 +92,9 @@ class TestCompose:
         for name in set(services) - ONE_SHOT:
             assert services[name]["healthcheck"]["test"][0] == "CMD", name
 
+    def test_the_database_is_probed_where_it_is_reached(self, services: dict[str, dict[str, Any]]) -> None:
+        assert "--host=127.0.0.1" in services["postgres"]["healthcheck"]["test"], "the first start answers on a socket"
+
     def test_dependencies_exist_and_are_waited_for(self, services: dict[str, dict[str, Any]]) -> None:
         for service in services.values():
             for needed, how in service.get("depends_on", {}).items():
