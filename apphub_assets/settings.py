@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     build_timeout: float = Field(1200.0, description="Deadline of one build.")
     build_memory_bytes: int = Field(2048 * MIB, description="Memory of one build step.")
     build_cpus: float = Field(1.0, description="CPUs of one build step.")
-    build_disk_bytes: int = Field(4096 * MIB, description="Most a build step may write.")
+    build_disk_bytes: int = Field(4096 * MIB, description="Most a build may add to the disk.")
     build_log_bytes: int = Field(8 * MIB, description="Most of a build log that is kept; the middle is cut.")
     build_keep_count: int = Field(3, description="Images kept per repository.")
     build_keep_days: float = Field(14.0, description="Age after which unused images beyond the newest go.")

@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class BuildLimits:
-    """What one build may use: bytes, CPUs, seconds; `disk_bytes` is what its steps write together."""
+    """What one build may use: bytes, CPUs, seconds; `disk_bytes` is what it may add to the engine's disk at once."""
 
     memory_bytes: int
     cpus: float
@@ -108,6 +108,9 @@ def build(engine: Engine, spec: BuildSpec, on_log: Callable[[str], None], cancel
     try:
         image_id = _run(engine, spec, on_log, cancelled)
         image = engine.image_info(spec.tag)
+    except BuildTooLarge:
+        engine.remove_image(spec.tag)  # its last step may have been finished by then
+        raise
     except (EngineUnavailable, ImageMissing) as error:
         raise EngineLost(f"The engine went away while {spec.tag} was built; build again: {error}") from error
     finally:
@@ -143,9 +146,11 @@ def clear_builds(engine: Engine, owners: str) -> None:
 def _run(engine: Engine, spec: BuildSpec, on_log: Callable[[str], None], cancelled: Callable[[], bool]) -> str:
     """Start the build and see it through; returns the id of the image that its last stage made."""
     done = threading.Event()
+    with engine.api() as api:
+        before = frozenset(_layers(api, spec.owner))
     with engine.api() as api, closing(_start(api, spec)) as response, ThreadPoolExecutor(1) as pool:
         messages = CancellableStream(response.iter_lines(), response)
-        watch = pool.submit(_watch, engine, spec, cancelled, done, messages.close)
+        watch = pool.submit(_watch, engine, spec, before, cancelled, done, messages.close)
         try:
             image_id = _follow(messages, Lines(on_log))
         except BuildFailed as failure:
@@ -284,32 +289,47 @@ def _explained(api: docker.APIClient, spec: BuildSpec, failure: BuildFailed) -> 
 
 
 def _watch(
-    engine: Engine, spec: BuildSpec, cancelled: Callable[[], bool], done: threading.Event, stop: Callable[[], None]
+    engine: Engine,
+    spec: BuildSpec,
+    before: Set[str],
+    cancelled: Callable[[], bool],
+    done: threading.Event,
+    stop: Callable[[], None],
 ) -> None:
     """Until it is done, look whether the build must end; raises why, after having stopped it."""
     deadline = time.monotonic() + spec.limits.timeout
-    written: dict[str, int] = {}
     try:
         while not done.wait(POLL_SECONDS):
             if cancelled():
                 raise BuildCancelled(f"The build of {spec.tag} was cancelled")
             if time.monotonic() > deadline:
                 raise BuildTimeout(f"The build of {spec.tag} did not end within {spec.limits.timeout:g} s")
-            _check_usage(engine, spec, written)
+            _check_usage(engine, spec, before)
+        _check_usage(engine, spec, before)  # what its last steps made since the last look
     finally:
         stop()
 
 
-def _check_usage(engine: Engine, spec: BuildSpec, written: dict[str, int]) -> None:
-    """Compare what the build uses with its limits; `written` keeps the bytes that each step's container wrote."""
+def _check_usage(engine: Engine, spec: BuildSpec, before: Set[str]) -> None:
+    """Compare what the build uses with its limits; layers that were there `before` it are not its own."""
     limits = spec.limits
     with engine.api() as api:
+        # Finished layers first, so that a step which ends between the two questions is not counted twice.
+        written = sum(size for layer, size in _layers(api, spec.owner).items() if layer not in before)
         for container in api.containers(size=True, filters={"network": spec.network}):
-            written[container["Id"]] = container.get("SizeRw", 0) + _volume_bytes(api, container)
+            written += container.get("SizeRw", 0) + _volume_bytes(api, container)
             if _processes(api, container["Id"]) > limits.pids:
                 raise BuildTooManyProcesses(f"A step started more than {limits.pids} processes at once")
-    if sum(written.values()) > limits.disk_bytes:
+    if written > limits.disk_bytes:
         raise BuildTooLarge(f"The build wrote more than {limits.disk_bytes // MIB} MiB, the most it may write")
+
+
+def _layers(api: docker.APIClient, owner: str) -> dict[str, int]:
+    """Bytes that each step of this owner's builds, finished or not, has added to its image, by the image's id."""
+    images = {image["Id"]: image for image in api.images(all=True, filters={"label": f"{OWNER_LABEL}={owner}"})}
+    # The first after a FROM has a parent without the mark, and is the mark: it adds nothing.
+    parents = {key: images.get(image["ParentId"], image) for key, image in images.items()}
+    return {key: image["Size"] - parents[key]["Size"] for key, image in images.items()}
 
 
 def _volume_bytes(api: docker.APIClient, container: Mapping[str, Any]) -> int:

@@ -217,15 +217,31 @@ def test_a_fork_bomb_is_stopped_and_the_engine_goes_on(
         ["RUN dd if=/dev/zero of=/big bs=1M count=1000 && sleep 600"],
         ["VOLUME /data", "RUN dd if=/dev/zero of=/data/big bs=1M count=1000 && sleep 600"],
         ["RUN dd if=/dev/zero of=/1 bs=1M count=40 && sleep 2", "RUN dd if=/dev/zero of=/2 bs=1M count=40; sleep 600"],
+        [*(f"COPY big /{number}" for number in range(8)), "RUN sleep 600"],
+        [f"COPY big /{number}" for number in range(4)],
+        ["RUN dd if=/dev/zero of=/big bs=1M count=80"],
     ],
-    ids=["in a layer", "in a volume", "in several steps"],
+    ids=["in a layer", "in a volume", "in several steps", "by copies", "by its last copies", "by its last step"],
 )
 def test_a_build_that_fills_the_disk_is_stopped(
     engine: Engine, recipe: Recipe, owner: str, raw: docker.APIClient, steps: list[str]
 ) -> None:
+    spec = recipe(*steps, big="x" * 20 * MIB)
     with pytest.raises(BuildTooLarge, match="64 MiB"):
-        run(engine, recipe(*steps))
+        run(engine, spec)
     assert leftovers(raw, owner) == []
+    assert not engine.image_exists(spec.tag)
+
+
+def test_what_earlier_builds_left_and_a_step_removed_again_is_not_counted(engine: Engine, recipe: Recipe) -> None:
+    built = []
+    for text in "ab":
+        steps = ["COPY big /big", "RUN dd if=/dev/zero of=/tmp/x bs=1M count=40 && rm /tmp/x"]
+        spec = recipe(*steps, big=text * 40 * MIB)
+        built.append(replace(spec, tag=f"{spec.tag}-{text}"))
+        run(engine, built[-1])
+    for spec in built:
+        engine.remove_image(spec.tag)
 
 
 def test_much_output_without_a_line_end_comes_in_bounded_blocks(engine: Engine, recipe: Recipe) -> None:
