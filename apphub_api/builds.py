@@ -22,6 +22,7 @@ from apphub_assets.kit.view import Instant, View
 router = APIRouter(tags=["builds"])
 
 FOLLOW_SECONDS = 0.3
+MAX_OFFSET = 1_000_000
 
 
 class BuildBody(View):
@@ -65,7 +66,7 @@ def list_builds(
     app_id: str,
     db: Db,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
 ) -> BuildsAnswer:
     """An app's builds, newest first."""
     found, total = builds.page(db, app_id, limit, offset)

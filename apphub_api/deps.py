@@ -141,7 +141,7 @@ def action_of(request: Request, status: str, code: str | None = None) -> audit.A
         status=status,
         actor=identity.subject if identity else None,
         address=request.client.host if request.client else None,
-        resource=request.url.path,
+        resource=request.url.path.replace("\0", "\ufffd"),  # no text in Postgres may have it, a path may
         code=code,
         correlation_id=correlation_id.get(),
     )

@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -76,16 +76,32 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(PoolTimeout)
-    def database_away(request: Request, error: DBAPIError) -> JSONResponse:
+    def database_failed(request: Request, error: OperationalError | PoolTimeout) -> JSONResponse:
+        if not _is_away(error):
+            return unforeseen(request, error)
         log.warning("database.unavailable", error=str(error).splitlines()[0])
         away = DatabaseUnavailable("Postgres does not answer; nothing was changed, try again", retry_after=2)
         return problem(away, request.url.path)
+
+    @app.exception_handler(DataError)
+    def not_a_value(request: Request, error: DataError) -> JSONResponse:
+        # Where nobody looked before Postgres did, as for NUL in an id: nothing is stored under such a value.
+        log.warning("request.value_refused", path=request.url.path, error=str(error.orig))
+        return problem(InvalidInput(f"a value that Postgres can't hold: {error.orig}"), request.url.path)
 
     @app.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> JSONResponse:
         log.error("request.failed", path=request.url.path, exc_info=error)
         message = f"an unexpected error; the server's log has it under trace id {correlation_id.get()}"
         return problem(InternalError(message), request.url.path)
+
+
+def _is_away(error: OperationalError | PoolTimeout) -> bool:
+    """Whether there is no connection (then no statement either), or it was lost; else it was the statement."""
+    if isinstance(error, PoolTimeout):
+        return True
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or error.statement is None or state.startswith(("08", "57P"))
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

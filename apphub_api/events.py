@@ -17,7 +17,7 @@ from apphub_assets.errors import AppHubError
 from apphub_assets.events import service as events
 from apphub_assets.events.spec import Event, EventQuery
 from apphub_assets.identity.spec import Scope
-from apphub_assets.kit.cursor import decode_cursor
+from apphub_assets.kit.cursor import decode_number
 from apphub_assets.kit.view import Instant, View, format_instant
 
 router = APIRouter(tags=["events"])
@@ -65,7 +65,7 @@ def list_events(
     cursor: str | None = None,
 ) -> EventsAnswer:
     """What happened, newest first; filters are ANDed."""
-    before = decode_cursor(cursor, 1)[0] if cursor else None
+    before = decode_number(cursor) if cursor else None
     bounded = min(limit, 200)
     query = EventQuery(type, source, correlation_id, since, until, json_path, before, bounded)
     found = events.find(platform.database, query)

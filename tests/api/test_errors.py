@@ -1,6 +1,13 @@
 """Errors look the same everywhere, and say what to do."""
 
+import base64
+
 import pytest
+from sqlalchemy import text
+
+from apphub_api.deps import Db
+from apphub_assets.kit.cursor import encode_cursor
+from tests.fixtures.api import bearer
 
 
 def check_problem(response, status: int, code: str) -> dict:
@@ -108,6 +115,53 @@ def test_a_broken_cursor_or_etag_is_the_callers_mistake(api):
     stale = api.put("/apps/hello/tags", json={"tags": []}, headers={"If-Match": '"v99"'})
     check_problem(stale, 412, "precondition_failed")
     check_problem(api.put("/apps/hello/tags", json={"tags": []}, headers={"If-Match": "x"}), 400, "invalid_input")
+
+
+def test_what_postgres_cannot_hold_is_the_callers_mistake(api):
+    for path in ("/apps/%00", "/builds/%00", "/apps/%00/launches", "/admin/events?type=%00"):
+        assert "NUL" in check_problem(api.get(path), 400, "invalid_input")["detail"]
+
+
+def test_a_refusal_is_audited_whatever_the_path(guarded):
+    check_problem(guarded.delete("/apps/%00"), 401, "unauthorized")
+
+    entry = guarded.get("/admin/audit", headers=bearer("all")).json()["data"][0]
+    assert (entry["status"], entry["resource"]) == ("refused", "/apps/\ufffd")
+
+
+@pytest.mark.parametrize("path", ["/admin/events", "/admin/events?jsonPath=$", "/admin/audit"])
+def test_a_cursor_of_something_else_is_the_callers_mistake(api, path):
+    for value in ("abc", {"a": 1}, True, -1, 1.5, 2**63, None):
+        url = f"{path}{'&' if '?' in path else '?'}cursor={encode_cursor([value])}"
+        check_problem(api.get(url), 400, "invalid_cursor")
+
+
+def test_a_cursor_that_is_deeply_nested_is_the_callers_mistake(api):
+    nested = base64.urlsafe_b64encode(b"[" * 30_000).decode()
+    for path in ("/apps", "/admin/events", "/admin/audit"):
+        check_problem(api.get(path, params={"cursor": nested}), 400, "invalid_cursor")
+
+
+def test_an_offset_beyond_every_list_is_the_callers_mistake(api):
+    register(api)
+    check_problem(api.get("/apps/hello/builds", params={"offset": "9" * 23}), 400, "invalid_input")
+
+
+@pytest.mark.parametrize(
+    ("statement", "status", "code"),
+    [
+        ("SELECT pg_terminate_backend(pg_backend_pid())", 503, "database_unavailable"),
+        ("DO $$ BEGIN RAISE 'too many' USING ERRCODE = '54000'; END $$", 500, "internal_error"),
+    ],
+    ids=["a lost connection", "a statement"],
+)
+def test_the_database_is_called_away_only_when_it_is(api, statement, status, code):
+    def execute(db: Db) -> None:
+        db.execute(text(statement))
+
+    api.app.add_api_route("/execute", execute)
+
+    check_problem(api.get("/execute"), status, code)
 
 
 def test_the_callers_correlation_id_is_kept_when_it_is_a_sane_one(api):
