@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import psutil
 
 from apphub_assets.containers import OWNER_LABEL
+from apphub_assets.containers.builds import network_name
 from apphub_assets.settings import Settings
 from tests.fixtures.launches import docker, eventually
 from tests.fixtures.stack import Stack
@@ -21,6 +23,9 @@ Json = dict[str, Any]
 RECOVERY = 60.0
 FINAL = {"ready", "failed"}
 BUILT = {"succeeded", "failed", "canceled"}
+
+# A step of a build that goes on when somebody opens the gate, see `Hub.finish_build`.
+GATE = "RUN until rm /gate 2>/dev/null; do sleep 0.1; done"
 
 RUNS = """
 query Runs($tag: ExecutionTag!) {
@@ -117,6 +122,19 @@ class Hub:
             return build if build and build["status"] in statuses else None
 
         return eventually(there, f"a build of {app_id} {statuses}", RECOVERY)
+
+    def finish_build(self, app_id: str) -> Json:
+        """Open the gate of the app's build as often as it comes to it, until the build is over."""
+        on_its_network = ("--filter", f"network={network_name(f'{self.stack_id}.{app_id}')}")
+
+        def over() -> Json | None:
+            for step in docker("ps", "-q", *on_its_network).split():
+                with suppress(subprocess.CalledProcessError):  # it has ended since
+                    docker("exec", step, "touch", "/gate")
+            build = self.app(app_id)["latestBuild"]
+            return build if build["status"] in BUILT else None
+
+        return eventually(over, f"the end of the build of {app_id}", RECOVERY)
 
     def until_built(self, app_id: str, commit: str) -> Json:
         """Wait for the image of a commit."""

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.hub import BUILT, FINAL, RECOVERY, Hub
+from tests.e2e.hub import BUILT, FINAL, GATE, RECOVERY, Hub
 from tests.e2e.stream import EventStream
 from tests.fixtures.git import GitServer, SampleRepository
 from tests.fixtures.launches import docker, eventually
@@ -163,7 +163,7 @@ class TestDeaths:
         read, built = f"read-when-{victim}-died", f"built-when-{victim}-died"
         make_repository(read, site("Read"))
         hub.register(read, f"{git_server.url}/gated/{read}.git")
-        hub.register(built, make_repository(built, site("Built", "RUN sleep 4")).url)
+        hub.register(built, make_repository(built, site("Built", GATE)).url)
         hub.until_status(read, "processing")
         hub.until_build(built, "running")
 
@@ -172,6 +172,7 @@ class TestDeaths:
         git_server.gate.set()
 
         hub.stack.until(hub.stack.is_ready)
+        hub.finish_build(built)
         for app in (read, built):
             assert hub.until_status(app, *FINAL)["ingestStatus"] == "ready"
             hub.until_build(app, *BUILT)
@@ -257,7 +258,7 @@ def away(response: httpx.Response) -> httpx.Response | None:
 def test_a_build_that_was_cut_short_by_the_death_of_all_is_done_after_the_next_start(
     hub: Hub, make_repository: Callable[..., SampleRepository]
 ) -> None:
-    repository = make_repository("interrupted", site("At last", "RUN sleep 4"))
+    repository = make_repository("interrupted", site("At last", GATE))
     hub.register("interrupted", repository.url)
     hub.until_build("interrupted", "running")
     processes = hub.stack.processes() + hub.stack.database_processes()
@@ -266,7 +267,7 @@ def test_a_build_that_was_cut_short_by_the_death_of_all_is_done_after_the_next_s
     assert psutil.wait_procs(processes, timeout=30)[1] == []
     hub.stack.start()
 
-    build = hub.until_build("interrupted", *BUILT)
+    build = hub.finish_build("interrupted")
     assert (build["status"], build["attempts"]) == ("succeeded", 2)
     assert len(hub.images("interrupted")) == 1
     eventually(lambda: not hub.leftovers(), "the end of what the dead left")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -123,11 +124,18 @@ def test_a_child_that_dies_again_and_again_ends_all_and_shows_its_last_lines(
     assert living(mark) == []
 
 
-def test_a_child_that_never_gets_ready_ends_all_and_shows_its_last_lines(supervisor: Supervisor, mark: str) -> None:
-    code = f"print('still thinking', flush=True); {SLEEP}"
-    thinking = program("thinker", code, patience=1, ready=lambda: False)
+def test_a_child_that_never_gets_ready_ends_all_and_shows_its_last_lines(
+    supervisor: Supervisor, mark: str, tmp_path: Path
+) -> None:
+    def never() -> bool:
+        while "still thinking\n" not in (tmp_path / "thinker.log").read_text():
+            time.sleep(0.02)
+        return False
 
-    with pytest.raises(ChildFailed, match=r"thinker was not ready after 1 s[\s\S]*still thinking"):
+    code = f"print('still thinking', flush=True); {SLEEP}"
+    thinking = program("thinker", code, patience=1, ready=never)
+
+    with pytest.raises(ChildFailed, match=r"thinker was not ready after 1 s[\s\S]*\| still thinking"):
         live(supervisor, [thinking], nothing)
 
     assert living(mark) == []
