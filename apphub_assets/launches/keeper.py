@@ -145,7 +145,6 @@ class Keeper:
         sandboxes = self._look()
         with self._database.transaction() as session:
             launches = repository.kept(session)
-        self._lineage.see(launches)
         self._end_probes(probed, launches)
         for action in decide(launches, sandboxes, datetime.now(UTC), self._policy):
             if isinstance(action, Probe):

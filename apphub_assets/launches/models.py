@@ -28,6 +28,11 @@ class Launch(Timestamps, Base):
         Index(
             "ix_launches_kept", "status", postgresql_where=text("status IN ('pending','starting','running','stopping')")
         ),
+        Index(
+            "ix_launches_unreported",
+            "repository_id",
+            postgresql_where=text("NOT pooled AND reported_status IS DISTINCT FROM status"),
+        ),
         {"schema": SCHEMA},
     )
 
@@ -44,6 +49,7 @@ class Launch(Timestamps, Base):
 
     status: Mapped[str] = mapped_column(server_default="pending")
     outcome: Mapped[str | None]
+    reported_status: Mapped[str | None] = mapped_column(comment="that Dagster was told last")
     reason_code: Mapped[str]
     reason: Mapped[str]
     reason_at: Mapped[datetime]

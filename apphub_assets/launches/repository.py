@@ -1,6 +1,6 @@
 """Every SQL statement of the launches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Select, bindparam, delete, func, select, update
@@ -11,6 +11,7 @@ from apphub_assets.launches.spec import LIVE, LaunchStatus
 
 QUOTA = "launches.quota"
 SERVED = Launch.pooled.is_(False)
+NEWS = Launch.reported_status.is_distinct_from(Launch.status)
 
 
 def add(session: Session, launch: Launch) -> None:
@@ -47,6 +48,22 @@ def representative(session: Session, repository_id: str) -> Launch | None:
     """The newest live launch of an app, or the newest at all."""
     statement = select(Launch).where(Launch.repository_id == repository_id, SERVED)
     return session.scalar(statement.order_by(Launch.status.in_(LIVE).desc(), Launch.created_at.desc()).limit(1))
+
+
+def unreported(session: Session) -> dict[str, list[Launch]]:
+    """Launches of whose state Dagster was not told yet, by app."""
+    found: dict[str, list[Launch]] = {}
+    for launch in session.scalars(select(Launch).where(SERVED, NEWS).order_by(Launch.repository_id, Launch.id)):
+        found.setdefault(launch.repository_id, []).append(launch)
+    return found
+
+
+def note_reported(session: Session, launches: Sequence[Launch]) -> None:
+    """Dagster knows of these launches in the states that they were read in; which is no change of a launch."""
+    statement = update(Launch).where(Launch.id == bindparam("told"))
+    values = {"reported_status": bindparam("state"), "updated_at": Launch.updated_at}
+    rows = [{"told": launch.id, "state": launch.status} for launch in launches]
+    session.connection().execute(statement.values(**values), rows)
 
 
 def kept(session: Session) -> list[Launch]:

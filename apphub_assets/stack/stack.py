@@ -99,7 +99,7 @@ class Stack:
         return dict(os.environ) | written | ours | self.exports()
 
     def api(self) -> Child:
-        """The API; in its grace open streams close, and launches are stopped and reported."""
+        """The API; in its grace open streams close. How its launches end, the next one tells Dagster."""
         ready = partial(answers, f"{self.url}/health")
         return self._python("api", "apphub_api.server", ready=ready, secret=self.dagster_secret)
 
@@ -322,7 +322,6 @@ async def _start(stack: Stack, supervisor: Supervisor) -> None:
     if stack.settings.database_url is None:
         await supervisor.start(EmbeddedPostgres(stack.layout).child())
     await asyncio.to_thread(prepare_database, stack.database_url)
-    # At once, but stopped one after the other: the API still tells Dagster how its launches ended.
     await asyncio.gather(supervisor.start(*stack.dagster()), supervisor.start(stack.api()))
     await _until_it_works(stack.url)
 
