@@ -6,10 +6,9 @@ Whoever may see it may also start and stop runs with it, so it needs the scopes 
 from fastapi import APIRouter, Request, Response, WebSocket
 from starlette.requests import HTTPConnection
 
-from apphub_api.deps import Platform, caller_of, requires
+from apphub_api.deps import Platform, admits, requires
 from apphub_api.platform import Platform as PlatformState
 from apphub_api.proxy import Upstream
-from apphub_assets.errors import AppHubError
 from apphub_assets.identity.spec import Scope
 from apphub_assets.orchestrator import LOCK_HEADER
 
@@ -17,7 +16,6 @@ router = APIRouter(include_in_schema=False)
 
 NEEDED = (Scope.WORKFLOWS_RUN, Scope.APPS_RUN)
 METHODS = ["GET", "HEAD", "POST", "OPTIONS"]
-POLICY = 1008
 
 
 @router.api_route("/dagster", methods=METHODS, dependencies=[requires(*NEEDED)])
@@ -30,15 +28,8 @@ async def dagster_http(request: Request, platform: Platform) -> Response:
 @router.websocket("/dagster/{path:path}")
 async def dagster_socket(websocket: WebSocket, platform: Platform) -> None:
     """GraphQL subscriptions: live runs and logs."""
-    try:
-        identity = caller_of(websocket, platform, None)
-    except AppHubError as error:
-        await websocket.close(POLICY, error.message)
-        return
-    if not all(identity.may(scope) for scope in NEEDED):
-        await websocket.close(POLICY, f"the scopes {', '.join(NEEDED)} are needed")
-        return
-    await platform.proxy.websocket(websocket, _unlocked(websocket, platform))
+    if await admits(websocket, platform, None, *NEEDED):
+        await platform.proxy.websocket(websocket, _unlocked(websocket, platform))
 
 
 def _unlocked(connection: HTTPConnection, platform: PlatformState) -> Upstream:

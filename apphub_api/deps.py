@@ -1,10 +1,10 @@
 """What routes ask for: a session, the caller, the platform."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Security, WebSocket
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -18,6 +18,7 @@ from apphub_assets.identity.spec import LOCAL_OPERATOR, Identity, Scope
 from apphub_assets.kit.db import Database
 
 READING = {"GET", "HEAD", "OPTIONS"}
+POLICY = 1008
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 bearer = HTTPBearer(auto_error=False, description="An operator token; see APPHUB_OPERATOR_TOKENS.")
@@ -41,13 +42,32 @@ async def identify(
     Raises:
         Unauthorized, Forbidden: no or an unknown token; a scope is missing.
     """
-    identity = caller_of(connection, platform, credentials.credentials if credentials else None)
-    missing = [scope for scope in scopes.scopes if not identity.may(Scope(scope))]
+    token = credentials.credentials if credentials else None
+    return permit(connection, platform, token, [Scope(scope) for scope in scopes.scopes])
+
+
+def permit(connection: HTTPConnection, platform: PlatformState, token: str | None, scopes: Iterable[Scope]) -> Identity:
+    """The holder of the token, if they hold every one of the scopes.
+
+    Raises:
+        Unauthorized, Forbidden: no or an unknown token; a scope is missing.
+    """
+    identity = connection.state.identity = caller_of(connection, platform, token)
+    missing = [scope for scope in scopes if not identity.may(scope)]
     if missing:
-        connection.state.identity = identity
         raise Forbidden(f"{identity.subject} lacks the scope {missing[0]}; ask an operator for a token that has it")
-    connection.state.identity = identity
     return identity
+
+
+async def admits(websocket: WebSocket, platform: PlatformState, token: str | None, *scopes: Scope) -> bool:
+    """Whether the caller may have this socket; if not, it has been closed, and the refusal audited."""
+    try:
+        async with witnessed(websocket, platform):
+            permit(websocket, platform, token, scopes)
+    except AppHubError as error:
+        await websocket.close(POLICY, error.message)
+        return False
+    return True
 
 
 def caller_of(connection: HTTPConnection, platform: PlatformState, token: str | None) -> Identity:
@@ -97,14 +117,14 @@ async def audited(
 
 
 @asynccontextmanager
-async def witnessed(request: Request, platform: PlatformState) -> AsyncIterator[None]:
+async def witnessed(connection: HTTPConnection, platform: PlatformState) -> AsyncIterator[None]:
     """Write a failed mutation, or a refusal of anything, into the audit log in a transaction of its own."""
     try:
         yield
     except AppHubError as error:
         refused = isinstance(error, Unauthorized | Forbidden)
-        if refused or request.method not in READING:
-            action = action_of(request, "refused" if refused else "failed", error.code)
+        if refused or _method(connection) not in READING:
+            action = action_of(connection, "refused" if refused else "failed", error.code)
             await run_in_threadpool(_record, platform.database, action)
         raise
 
@@ -132,16 +152,21 @@ async def get_correlation() -> str | None:
 Correlation = Annotated[str | None, Depends(get_correlation)]
 
 
-def action_of(request: Request, status: str, code: str | None = None) -> audit.Action:
+def action_of(connection: HTTPConnection, status: str, code: str | None = None) -> audit.Action:
     """The request as a line of the audit log."""
-    identity: Identity | None = getattr(request.state, "identity", None)
-    route = request.scope.get("route")
+    identity: Identity | None = getattr(connection.state, "identity", None)
+    route = connection.scope.get("route")
     return audit.Action(
-        action=f"{request.method} {getattr(route, 'path', request.url.path)}",
+        action=f"{_method(connection)} {getattr(route, 'path', connection.url.path)}",
         status=status,
         actor=identity.subject if identity else None,
-        address=request.client.host if request.client else None,
-        resource=request.url.path.replace("\0", "\ufffd"),  # no text in Postgres may have it, a path may
+        address=connection.client.host if connection.client else None,
+        resource=connection.url.path.replace("\0", "\ufffd"),  # no text in Postgres may have it, a path may
         code=code,
         correlation_id=correlation_id.get(),
     )
+
+
+def _method(connection: HTTPConnection) -> str:
+    """A WebSocket begins as a GET."""
+    return str(connection.scope.get("method", "GET"))

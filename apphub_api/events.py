@@ -10,10 +10,9 @@ from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect
 from sqlalchemy.exc import SQLAlchemyError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from apphub_api.deps import Platform, caller_of, requires
+from apphub_api.deps import Platform, admits, requires
 from apphub_api.fanout import TooSlow
 from apphub_api.platform import Platform as PlatformState
-from apphub_assets.errors import AppHubError
 from apphub_assets.events import service as events
 from apphub_assets.events.spec import Event, EventQuery
 from apphub_assets.identity.spec import Scope
@@ -22,7 +21,7 @@ from apphub_assets.kit.view import Instant, View, format_instant
 
 router = APIRouter(tags=["events"])
 
-GOING_AWAY, POLICY, TRY_AGAIN = 1001, 1008, 1013
+TRY_AGAIN = 1013
 SEQUENCE_DIGITS = 19
 
 
@@ -92,13 +91,7 @@ async def socket(websocket: WebSocket, platform: Platform) -> None:
     `?types=a,b` filters, `?after=<sequence>` resumes; the text `ping` is answered. A token goes into the
     `Authorization` header or, from a browser, into the subprotocol `bearer.<token>`.
     """
-    try:
-        identity = caller_of(websocket, platform, _socket_token(websocket))
-    except AppHubError as error:
-        await websocket.close(POLICY, error.message)
-        return
-    if not identity.may(Scope.EVENTS_READ):
-        await websocket.close(POLICY, f"the scope {Scope.EVENTS_READ} is missing")
+    if not await admits(websocket, platform, _socket_token(websocket), Scope.EVENTS_READ):
         return
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(subprotocol=next((p for p in offered if p.startswith("bearer.")), None))

@@ -1,10 +1,12 @@
 """Who am I?"""
 
+from typing import Annotated
+
 from fastapi import APIRouter
 from pydantic import Field
 
-from apphub_api.deps import Caller
-from apphub_assets.identity.spec import Scope
+from apphub_api.deps import requires
+from apphub_assets.identity.spec import Identity, Scope
 from apphub_assets.kit.view import View
 
 router = APIRouter(tags=["identity"])
@@ -28,7 +30,7 @@ class IdentityAnswer(View):
 
 
 @router.get("/auth/identity")
-async def show_identity(caller: Caller) -> IdentityAnswer:
+async def show_identity(caller: Annotated[Identity, requires()]) -> IdentityAnswer:
     """The caller's subject and scopes. `authDisabled` says that the local operator is signed in without a token."""
     view = IdentityView(
         subject=caller.subject, kind=caller.kind, scopes=sorted(caller.scopes), auth_disabled=caller.is_local

@@ -8,6 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
+from starlette.websockets import WebSocketDisconnect
 
 from tests.fixtures.api import bearer
 
@@ -135,3 +136,31 @@ def test_mutations_and_refusals_are_audited_with_actor_and_outcome(guarded):
         ("root", "POST /apps/{app_id}/retry", "failed", "app_not_found", "127.0.0.1"),
         (None, "DELETE /apps/{app_id}", "refused", "unauthorized", "127.0.0.1"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "entry"),
+    [
+        ("/ws", None, (None, "GET /ws", "unauthorized")),
+        ("/ws", "none", ("nobody", "GET /ws", "forbidden")),
+        ("/dagster/graphql", None, (None, "GET /dagster/{path:path}", "unauthorized")),
+    ],
+)
+def test_a_refused_socket_is_audited(guarded, path, token, entry):
+    headers = bearer(token) if token else {}
+    url = f"ws://127.0.0.1:4000{path}"
+    with pytest.raises(WebSocketDisconnect), guarded.websocket_connect(url, headers=headers):
+        pass
+
+    assert newest_refusal(guarded) == entry
+
+
+def test_who_asks_with_an_unknown_token_who_they_are_is_audited(guarded):
+    assert guarded.get("/auth/identity", headers=bearer("guess")).status_code == 401
+
+    assert newest_refusal(guarded) == (None, "GET /auth/identity", "unauthorized")
+
+
+def newest_refusal(client: TestClient) -> tuple[str | None, str, str] | None:
+    entries = client.get("/admin/audit", headers=bearer("all")).json()["data"]
+    return next(((e["actor"], e["action"], e["code"]) for e in entries if e["status"] == "refused"), None)
