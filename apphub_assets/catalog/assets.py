@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG
 
 from apphub_assets.catalog import building, ingestion
 from apphub_assets.catalog.errors import AlreadyInProgress
@@ -108,6 +109,8 @@ def image(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.
             platform.settings,
             context.partition_key,
             run_id=context.run_id,
+            # What was canceled or can't be built is not built again until the commit changes or a person asks.
+            only_if_untried=AUTOMATION_CONDITION_TAG in context.run.tags,
             progress=context.log.debug,
         )
     except AlreadyInProgress as busy:
@@ -115,6 +118,9 @@ def image(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.
         return
     except AppHubError as error:
         raise as_failure(error) from error
+    if built is None:
+        context.log.info("nothing to do: the build of this commit failed or was canceled; ask for one to try again")
+        return
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(built.commit_sha),
         metadata={

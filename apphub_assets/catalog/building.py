@@ -55,11 +55,14 @@ def build_next(
     repository_id: str,
     *,
     run_id: str | None = None,
+    only_if_untried: bool = False,
     progress: Callable[[str], None] = lambda _line: None,
-) -> Built:
+) -> Built | None:
     """Do every pending build of a repository, oldest first; without any, make sure the newest commit has its image.
 
-    Returns: the last build done, or the existing image.
+    With `only_if_untried` a commit whose build failed or was canceled is left to people.
+
+    Returns: the last build done, or the existing image; None when there is nothing to do.
 
     Raises:
         AlreadyInProgress: another worker builds this repository.
@@ -70,12 +73,10 @@ def build_next(
         if not lock:
             raise AlreadyInProgress(f"an image of {repository_id!r} is being built by another run")
         last: Built | None = None
-        while build := _claim(database, repository_id, run_id, first=last is None):
+        while build := _claim(database, repository_id, run_id, first=last is None, untried=only_if_untried):
             if build.status == BuildStatus.SUCCEEDED:
                 return _reused(build)
             last = _Work(database, lock, engine, settings, build, progress).run()
-        if last is None:
-            raise NotReady(f"app {repository_id!r} has no commit to build; ingest it first")
         return last
 
 
@@ -212,18 +213,24 @@ class _Work:
         return build
 
 
-def _claim(database: Database, repository_id: str, run_id: str | None, *, first: bool) -> Build | None:
+def _claim(
+    database: Database, repository_id: str, run_id: str | None, *, first: bool, untried: bool = False
+) -> Build | None:
     """The next build to do, marked running; the finished one when there is nothing to do."""
     with database.transaction() as session:
         # Locked, so that an ingestion sees the build either waiting or with the Dockerfile that it takes.
         row = service.locked(session, repository_id)
         build = repository.next_pending_build(session, repository_id)
-        if build is None and (not first or row.commit_sha is None):
+        if build is None and not first:
             return None
         if build is None:
+            if row.commit_sha is None:
+                raise NotReady(f"app {repository_id!r} has no commit to build; ingest it first")
             done = repository.build_of_newest(session, row)
             if done is not None:
                 return done
+            if untried and repository.was_tried(session, row):
+                return None
             build = builds.add(session, row, correlation_id=row.correlation_id)
         builds.forget(session, build)
         build.status = BuildStatus.RUNNING

@@ -202,6 +202,15 @@ def is_built_or_will_be(session: Session, row: Repository) -> bool:
     return bool(build_of_newest(session, row) or session.scalar(statement))
 
 
+def was_tried(session: Session, row: Repository) -> bool:
+    """Whether a build of what was ingested last has ended, in whatever way."""
+    ended = Build.status.in_([BuildStatus.SUCCEEDED, BuildStatus.FAILED, BuildStatus.CANCELED])
+    # A build that was canceled while it waited has taken no Dockerfile yet.
+    same = Build.dockerfile_path.is_(None) | (Build.dockerfile_path == row.dockerfile)
+    of_newest = and_(Build.repository_id == row.id, Build.commit_sha == row.commit_sha, same)
+    return session.scalar(select(Build.id).where(of_newest, ended).limit(1)) is not None
+
+
 def unfinished_builds(session: Session) -> list[Build]:
     """Builds that wait or run; one whose attempts failed waits 10 s, 20 s, 40 s … for the next."""
     back_off = func.make_interval(0, 0, 0, 0, 0, 0, 5 * func.power(2, Build.attempts))

@@ -270,14 +270,14 @@ def test_in_a_browser_the_page_turns_into_the_app_and_the_app_works(engine_launc
         'const api = await fetch("/apps").then(r => "open " + r.status, () => "closed");'
         "out.textContent = `${text.trim()}, API ${api}, origin ${self.origin}`; });"
     )
-    files = f'sleep 3; cd /tmp; echo "{page}" > index.html; echo hello > data.txt; printf %s "$SCRIPT" > app.js'
+    files = f'sleep 5; cd /tmp; echo "{page}" > index.html; echo hello > data.txt; printf %s "$SCRIPT" > app.js'
     with hub(engine_launches, engine_url=None) as client, sync_playwright() as playwright:
-        launch = engine_launches.launch(
-            command=f"sh -c '{files}; exec httpd -f -p $PORT'", env=[EnvVar("SCRIPT", script)]
-        )
         arguments = ["--no-sandbox", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
         tab = browser.new_page()
+        launch = engine_launches.launch(
+            command=f"sh -c '{files}; exec httpd -f -p $PORT'", env=[EnvVar("SCRIPT", script)]
+        )
         tab.goto(f"http://localhost:{client.base_url.port}/preview/{launch.id}/")
         expect(tab.locator("b")).to_have_text("starting")
         expect(tab.locator("#out")).to_have_text("hello, API closed, origin null", timeout=30_000)

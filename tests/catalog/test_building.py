@@ -321,6 +321,16 @@ def test_a_build_that_is_retried_in_place_forgets_the_image_it_had(catalog, inge
         assert builds.launchable(session, "hello").id == build_id == built.build_id
 
 
+def test_automation_leaves_a_commit_whose_build_was_canceled_to_people(catalog, ingested):
+    build_id = catalog.show("hello").latest_build.id
+    with catalog.database.transaction() as session:
+        builds.cancel(session, build_id)
+
+    assert catalog.build("hello", only_if_untried=True) is None
+    assert catalog.show("hello").latest_build.id == build_id
+    assert catalog.build("hello").build_id != build_id
+
+
 def test_without_an_engine_the_build_says_what_to_install_and_waits(catalog, ingested, tmp_path):
     nobody = Engine(f"unix://{tmp_path}/none.sock")
 
