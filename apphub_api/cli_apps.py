@@ -24,7 +24,7 @@ BUILD_COLUMNS = {"ID": "id", "STATUS": "status", "COMMIT": "commitSha", "IMAGE":
 LAUNCH_COLUMNS = {
     "ID": "id",
     "STATUS": "status",
-    "PREVIEW": "previewUrl",
+    "PREVIEW": "previewLink",
     "EXPIRES": "expiresAt",
     "ERROR": "errorMessage",
 }

@@ -1,13 +1,16 @@
 """The way to a launch: `/preview/<id>/…`, or any path at the host `<id>.preview.<anything>`.
 
+It needs a token that may read apps, or the launch's link: `/preview/<id>.<key>/…`, for browsers can't send a token.
+
 Below `/preview` an app shares our host, so every answer is put into a browser sandbox: its scripts have an origin of
 their own and can't act as the person who looks at it. At a host of its own an app needs none of that.
 """
 
+import hmac
 import html
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -24,6 +27,7 @@ from apphub_api.proxy import Upstream, UpstreamUnreachable
 from apphub_assets.errors import AppHubError, Forbidden, Unavailable
 from apphub_assets.identity.spec import Scope as Permission
 from apphub_assets.launches import service
+from apphub_assets.launches.errors import LaunchNotFound
 from apphub_assets.launches.models import Launch
 from apphub_assets.launches.spec import LIVE, LaunchStatus
 
@@ -76,20 +80,21 @@ async def visitor(
     platform: Platform,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None,
 ) -> AsyncIterator[None]:
-    """Whoever holds a token with the scope; without any tokens, the person at this machine."""
-    if _is_neighbour(request, platform):
+    """Whoever holds a token with the scope, or the link; without any tokens, the person at this machine."""
+    if _is_neighbour(request, platform) or await run_in_threadpool(_has_link, request, platform):
         yield
         return
     async with admitted(request, scopes, platform, credentials):
         yield
 
 
-async def visit(launch_id: str, platform: Platform) -> AsyncIterator[None]:
+async def visit(launch: str, platform: Platform) -> AsyncIterator[None]:
     """A launch is not idle until the last byte of an answer has left.
 
     Raises:
         LaunchNotFound: no launch can be called this; the keeper writes whatever is noted here.
     """
+    launch_id = _id_of(launch)
     service.check_id(launch_id)
     with platform.keeper.visits.during(launch_id):
         yield
@@ -98,27 +103,27 @@ async def visit(launch_id: str, platform: Platform) -> AsyncIterator[None]:
 ACCESS = [Security(visitor, scopes=[str(Permission.APPS_READ)]), Depends(visit)]
 
 
-@router.api_route("/preview/{launch_id}", methods=METHODS, dependencies=ACCESS)
-async def add_slash(request: Request, launch_id: str) -> Response:
+@router.api_route("/preview/{launch}", methods=METHODS, dependencies=ACCESS)
+async def add_slash(request: Request, launch: str) -> Response:
     """Relative links of the app need the slash."""
     query = f"?{request.url.query}" if request.url.query else ""
-    return RedirectResponse(f"/preview/{launch_id}/{query}", status_code=307)
+    return RedirectResponse(f"/preview/{launch}/{query}", status_code=307)
 
 
-@router.api_route("/preview/{launch_id}/{path:path}", methods=METHODS, dependencies=ACCESS)
-async def preview(request: Request, launch_id: str, platform: Platform) -> Response:
+@router.api_route("/preview/{launch}/{path:path}", methods=METHODS, dependencies=ACCESS)
+async def preview(request: Request, launch: str, platform: Platform) -> Response:
     """The app, or a page that says why it is not there and turns into it."""
     shared_host = "apphub.own_host" not in request.scope
     if shared_host and _is_preflight(request):
         return _preflight(request)
-    launch = await run_in_threadpool(_find, platform, launch_id)
-    if launch.status != LaunchStatus.RUNNING or launch.address is None:
-        return _not_running(request, launch)
+    row = await run_in_threadpool(_find, platform, _id_of(launch))
+    if row.status != LaunchStatus.RUNNING or row.address is None:
+        return _not_running(request, row)
     try:
-        answer = await platform.proxy.http(request, _upstream(launch, launch.address, shared_host))
+        answer = await platform.proxy.http(request, _upstream(launch, row.address, shared_host))
     except UpstreamUnreachable:
         platform.keeper.wake()
-        return _not_running(request, launch, "The app does not answer just now.")
+        return _not_running(request, row, "The app does not answer just now.")
     if shared_host:
         answer.headers.append("Content-Security-Policy", SANDBOX)
         if request.headers.get("origin") == OPAQUE:
@@ -126,20 +131,20 @@ async def preview(request: Request, launch_id: str, platform: Platform) -> Respo
     return answer
 
 
-@router.websocket("/preview/{launch_id}/{path:path}")
-async def preview_socket(websocket: WebSocket, launch_id: str, platform: Platform) -> None:
+@router.websocket("/preview/{launch}/{path:path}")
+async def preview_socket(websocket: WebSocket, launch: str, platform: Platform) -> None:
     """A WebSocket of the app."""
     try:
-        _admit(websocket, platform)
-        launch = await run_in_threadpool(_find, platform, launch_id)
-        if launch.status != LaunchStatus.RUNNING or launch.address is None:
-            raise PreviewNotRunning(launch.reason)
+        await run_in_threadpool(_admit, websocket, platform)
+        row = await run_in_threadpool(_find, platform, _id_of(launch))
+        if row.status != LaunchStatus.RUNNING or row.address is None:
+            raise PreviewNotRunning(row.reason)
     except AppHubError as error:
         await websocket.send_denial_response(Response(error.message, error.status))
         return
     shared_host = "apphub.own_host" not in websocket.scope
-    with platform.keeper.visits.during(launch_id):
-        await platform.proxy.websocket(websocket, _upstream(launch, launch.address, shared_host))
+    with platform.keeper.visits.during(row.id):
+        await platform.proxy.websocket(websocket, _upstream(launch, row.address, shared_host))
 
 
 def _find(platform: PlatformState, launch_id: str) -> Launch:
@@ -151,8 +156,13 @@ def _find(platform: PlatformState, launch_id: str) -> Launch:
         return launch
 
 
-def _upstream(launch: Launch, address: str, shared_host: bool) -> Upstream:
-    return Upstream(address, f"/preview/{launch.id}" if shared_host else "")
+def _upstream(launch: str, address: str, shared_host: bool) -> Upstream:
+    return Upstream(address, f"/preview/{launch}" if shared_host else "")
+
+
+def _id_of(launch: str) -> str:
+    """The id in `<id>` or `<id>.<key>`."""
+    return launch.partition(".")[0]
 
 
 # --- who may look -------------------------------------------------------------------------------------------------
@@ -185,8 +195,18 @@ def _is_page_of(origins: set[str], referer: str) -> bool:
     return not page.netloc or f"{page.scheme}://{page.netloc}" in origins
 
 
+def _has_link(connection: HTTPConnection, platform: PlatformState) -> bool:
+    """Whether the launch's key stands behind its id."""
+    launch_id, _, key = connection.path_params["launch"].partition(".")
+    if not key:
+        return False
+    with suppress(LaunchNotFound), platform.database.transaction() as session:
+        return hmac.compare_digest(service.existing(session, launch_id).preview_key.encode(), key.encode())
+    return False
+
+
 def _admit(websocket: WebSocket, platform: PlatformState) -> None:
-    if _is_neighbour(websocket, platform):
+    if _is_neighbour(websocket, platform) or _has_link(websocket, platform):
         return
     scheme, _, token = websocket.headers.get("authorization", "").partition(" ")
     identity = caller_of(websocket, platform, token if scheme.lower() == "bearer" else None)

@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         return self.home.absolute()
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether callers are told apart by tokens; without any, whoever is at this machine is the operator."""
+        return bool(self.operator_tokens or self.operator_tokens_path)
+
+    @property
     def stack_id(self) -> str:
         """Tells this stack's containers and networks from another's on the same engine."""
         return hashlib.sha256(str(self.state).encode()).hexdigest()[:10]

@@ -46,6 +46,9 @@ class Launch(Timestamps, Base):
     wake: Mapped[bool] = mapped_column(server_default=text("false"))
     pooled: Mapped[bool] = mapped_column(server_default=text("false"))
     correlation_id: Mapped[str | None]
+    preview_key: Mapped[str] = mapped_column(
+        server_default=text("replace(gen_random_uuid()::text, '-', '')"), comment="opens the preview without a token"
+    )
 
     status: Mapped[str] = mapped_column(server_default="pending")
     outcome: Mapped[str | None]

@@ -174,8 +174,9 @@ def announce(session: Session, row: Launch, settings: Settings) -> LaunchView:
     session.flush()
     session.refresh(row)
     view = launch_view(row, settings)
-    catalog.note_launch(session, row.repository_id, view.to_json())
-    payload = {"repositoryId": row.repository_id, "launch": view.to_json()}
+    told = view.model_copy(update={"preview_link": None}).to_json()
+    catalog.note_launch(session, row.repository_id, told)
+    payload = {"repositoryId": row.repository_id, "launch": told}
     events.append(session, type="launch.updated", source=SOURCE, payload=payload, correlation_id=row.correlation_id)
     return view
 

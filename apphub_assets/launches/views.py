@@ -30,6 +30,7 @@ class ReasonView(View):
 class LaunchView(View):
     """`previewUrl` always leads to the launch or to a page that says how it is; `instanceUrl` only while it runs.
 
+    `previewLink` is for a browser, which can't send a token: whoever has it may look. Events leave it out.
     `ownOriginUrl` is the same app at a host of its own, where the machine knows names below `localhost`: cookies and
     storage work there as at home, which they do not below `/preview`.
     """
@@ -41,6 +42,7 @@ class LaunchView(View):
     reason: ReasonView
     instance_url: str | None
     preview_url: str
+    preview_link: str | None
     own_origin_url: str | None
     resource_profile: Profile
     env: list[EnvView]
@@ -89,6 +91,7 @@ def launch_view(launch: Launch, settings: Settings) -> LaunchView:
             "reason": {"code": launch.reason_code, "message": launch.reason, "at": launch.reason_at},
             "instance_url": preview if launch.status == LaunchStatus.RUNNING else None,
             "preview_url": preview,
+            "preview_link": f"{base_url}/preview/{launch.id}.{launch.preview_key}/" if settings.has_tokens else preview,
             "own_origin_url": _own_origin(launch.id, base_url),
             "env": [{"key": v["key"], "value": EnvVar(**v).shown} for v in launch.env],
             "error_message": launch.reason if failed else None,

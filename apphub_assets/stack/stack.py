@@ -177,7 +177,7 @@ def check_host(settings: Settings) -> None:
     Raises:
         UnsafeHost: no operator tokens are configured, and a host is not a loopback address.
     """
-    if settings.operator_tokens or settings.operator_tokens_path:
+    if settings.has_tokens:
         return
     for setting, host in (("APPHUB_HOST", settings.host), ("APPHUB_DAGSTER_HOST", settings.dagster_host)):
         if not _is_loopback(host):

@@ -150,6 +150,20 @@ class TestWhoMay:
             with connect(url, additional_headers=bearer("reader")):
                 pass
 
+    def test_the_launchs_link_opens_it_without_a_token_and_no_other(self, launches: Launches, launch: Launch) -> None:
+        with hub(launches, operator_tokens=SecretStr(json.dumps(TOKENS))) as client:
+            link = client.get(f"/launches/{launch.id}", headers=bearer("reader")).json()["data"]["previewLink"]
+            path = httpx.URL(link).path
+            echo = client.get(f"{path}a").json()
+            assert dict(echo["headers"])["x-forwarded-prefix"] == path.rstrip("/")
+            assert client.get(path.rstrip("/"), follow_redirects=True).status_code == 200
+            with connect(f"ws://127.0.0.1:{client.base_url.port}{path}talk"):
+                pass
+
+            assert client.get(f"/preview/{launch.id}.{'0' * 32}/").status_code == 401
+            assert client.get(f"/preview/{launch.id}.é/").status_code == 401
+            assert client.get(path.replace(launch.id, "another")).status_code == 401
+
     @pytest.mark.parametrize(
         ("headers", "status"),
         [
