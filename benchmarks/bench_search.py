@@ -106,6 +106,7 @@ def load_search(connection: psycopg.Connection[Any], corpus: Corpus, stems: dict
     with copying(connection, "search.spellings (kind, term, forms)") as write:
         for row in merging.spelling_rows(sorted(postings)):
             write(tuple(row.values()))
+    connection.execute("UPDATE search.merges SET name = gen_random_uuid()")
 
 
 def stems_of(url: str, corpus: Corpus) -> dict[str, str]:

@@ -1,62 +1,65 @@
 """Counts of tags over everything that was found: exact, whether that is ten documents or all of them."""
 
+from collections import Counter
+from heapq import heappush, heappushpop, nlargest
+
 from pyroaring import BitMap
 from sqlalchemy.orm import Session
 
-from apphub_assets.search import repository
+from apphub_assets.search import repository, vocabulary
 from apphub_assets.search.matching import Found
-from apphub_assets.search.postings import Postings, TermRange
-from apphub_assets.search.repository import Usage
-from apphub_assets.search.spec import STATUSES, Facets, Kind, StatusCount, TagCount
+from apphub_assets.search.spec import STATUSES, Facets, StatusCount, TagCount
+from apphub_assets.search.vocabulary import PairChange, Vocabulary
 
 # Which pairs, and how many of them.
 WANTED = (("", 50), ("owner:", 10), ("framework:", 10))
-# Up to so many documents it is cheaper to read their tags than the postings of tags.
-FEW = 8000
-# The most used tags that are tried first, per tag that is wanted.
-CANDIDATES = 3
+# Up to so many documents it is cheaper to read their tags than to try one pair after the other.
+FEW = 500
 
 
 def count(session: Session, found: Found) -> Facets:
     """The most frequent tags, owners and frameworks of what was found."""
-    few = len(found.documents) <= FEW
-    counts = repository.pair_counts(session, found.documents, WANTED) if few else _counts_of_many(session, found)
-    tags, owners, frameworks = (_top(counts, *wanted) for wanted in WANTED)
-    labels = repository.labels(session, {term for term, _ in (*tags, *owners, *frameworks)})
-    return Facets(
-        tags=[_tag_count(term, uses, labels) for term, uses in tags],
-        statuses=[StatusCount(status, found.statuses.get(status, 0)) for status in STATUSES],
-        owners=[_tag_count(term, uses, labels) for term, uses in owners],
-        frameworks=[_tag_count(term, uses, labels) for term, uses in frameworks],
+    pairs, changes = vocabulary.read(session)
+    if len(found.documents) <= FEW:
+        counted = repository.pair_counts(session, found.documents, WANTED)
+        top = [_top(counted, prefix, wanted) for prefix, wanted in WANTED]
+    else:
+        gained = _gained(changes, found.documents)
+        top = [_most_frequent(pairs, gained, found.documents, *wanted) for wanted in WANTED]
+    labels = {change.term: change.label for change in changes if change.label}
+    tags, owners, frameworks = (
+        [_tag_count(labels.get(term) or pairs.label(term), uses) for term, uses in counts] for counts in top
     )
+    statuses = [StatusCount(status, found.statuses.get(status, 0)) for status in STATUSES]
+    return Facets(tags, statuses, owners, frameworks)
 
 
-def _counts_of_many(session: Session, found: Found) -> dict[str, int]:
-    """Counts of all pairs that can be among the most frequent.
+def _gained(changes: list[PairChange], documents: BitMap) -> Counter[str]:
+    """By how many of `documents` each pair has gained since the last merge; 0 for one that came out even."""
+    gained: Counter[str] = Counter()
+    for change in changes:
+        gained[change.term] += (1 if change.present else -1) if change.doc_id in documents else 0
+    return gained
 
-    A pair is at most as frequent here as everywhere. So the pairs that are used most anywhere come first, and what
-    is used less than the last of the best so far need not be looked at.
+
+def _most_frequent(
+    pairs: Vocabulary, gained: Counter[str], documents: BitMap, prefix: str, wanted: int
+) -> list[tuple[str, int]]:
+    """The `wanted` most frequent pairs that begin with `prefix`.
+
+    A pair is at most as frequent here as everywhere. So the most used ones are tried first, until what comes next is
+    used less than the last of the best so far.
     """
-    likely = {prefix: _most_used(session, prefix, limit=wanted * CANDIDATES) for prefix, wanted in WANTED}
-    if found.documents == found.everything:
-        return {used.term: used.uses for candidates in likely.values() for used in candidates}
-    counts = _counts(session, found.documents, {used.term for candidates in likely.values() for used in candidates})
-    for prefix, wanted in WANTED:
-        top = _top(counts, prefix, wanted)
-        least = top[-1][1] if len(top) == wanted else 1
-        if len(likely[prefix]) == wanted * CANDIDATES and likely[prefix][-1].uses >= least:
-            possible = _most_used(session, prefix, least=least)
-            counts |= _counts(session, found.documents, {used.term for used in possible} - counts.keys())
-    return counts
-
-
-def _most_used(session: Session, prefix: str, limit: int | None = None, least: int = 1) -> list[Usage]:
-    return repository.most_used(session, TermRange.beginning(Kind.PAIR, prefix), limit, least)
-
-
-def _counts(session: Session, documents: BitMap, pairs: set[str]) -> dict[str, int]:
-    rows = repository.postings(session, [TermRange.exactly(Kind.PAIR, pair) for pair in pairs])
-    return Postings(rows).counts(Kind.PAIR, documents)
+    counts = {term: pairs.count(term, documents) + more for term, more in gained.items() if term.startswith(prefix)}
+    best = nlargest(wanted, counts.values())[::-1]
+    for pair in pairs.beginning(prefix):
+        full = len(best) == wanted
+        if full and pair.uses < best[0]:
+            break
+        if pair.term not in counts:
+            counts[pair.term] = pairs.count(pair.term, documents)
+            (heappushpop if full else heappush)(best, counts[pair.term])
+    return _top(counts, prefix, wanted)
 
 
 def _top(counts: dict[str, int], prefix: str, wanted: int) -> list[tuple[str, int]]:
@@ -64,6 +67,6 @@ def _top(counts: dict[str, int], prefix: str, wanted: int) -> list[tuple[str, in
     return sorted(found, key=lambda entry: (-entry[1], entry[0]))[:wanted]
 
 
-def _tag_count(term: str, uses: int, labels: dict[str, str]) -> TagCount:
-    key, _, value = labels.get(term, term).partition(":")
+def _tag_count(label: str, uses: int) -> TagCount:
+    key, _, value = label.partition(":")
     return TagCount(key, value, uses)

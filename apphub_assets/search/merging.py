@@ -36,6 +36,7 @@ def merge(session: Session, at_least: int = WORTHWHILE) -> int:
     for change in changes:
         by_term[Kind(change.kind), change.term].append(change)
     _write(session, by_term)
+    repository.name_merge(session)
     return len(changes)
 
 

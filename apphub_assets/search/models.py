@@ -86,3 +86,12 @@ class Change(Base):
     doc_id: Mapped[int]
     present: Mapped[bool]
     label: Mapped[str | None]
+
+
+class Merge(Base):
+    """The newest merge, under a name that no other merge has anywhere: who has read its bitmaps may keep them."""
+
+    __tablename__ = "merges"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    name: Mapped[str] = mapped_column(primary_key=True)

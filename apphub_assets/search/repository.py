@@ -26,7 +26,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from apphub_assets.search.models import Change, Content, SearchDocument, Spelling, TermRow
+from apphub_assets.kit.ids import new_id
+from apphub_assets.search.models import Change, Content, Merge, SearchDocument, Spelling, TermRow
 from apphub_assets.search.postings import PostingRow, TermRange
 from apphub_assets.search.spec import DateField, DateRange, Document, Kind, Sort
 from apphub_assets.search.spelling import MOST_TYPOS, spellings
@@ -74,7 +75,7 @@ USAGE = """
         UNION ALL
         SELECT term, label, CASE WHEN present THEN 1 ELSE -1 END
         FROM search.changes WHERE kind = :kind AND term BETWEEN :low AND :high
-    ) known GROUP BY term HAVING sum(uses) >= :least
+    ) known GROUP BY term HAVING sum(uses) > 0
 """
 BY_USE = "ORDER BY sum(uses) DESC, term LIMIT :limit"
 MOST_USED = text(f"{USAGE} {BY_USE}")
@@ -99,11 +100,17 @@ PAIR_COUNTS = text(
     ) top
     """
 )
-LABELS = text(
+# One row at least, for the merge that it belongs to.
+PAIR_CHANGES = text(
     """
-    SELECT term, label FROM search.terms WHERE kind = 'pair' AND term = ANY (:pairs) AND label IS NOT NULL
-    UNION ALL
-    SELECT term, label FROM search.changes WHERE kind = 'pair' AND term = ANY (:pairs) AND label IS NOT NULL
+    SELECT merges.name, c.term, c.label, c.doc_id, c.present
+    FROM search.merges LEFT JOIN search.changes c ON c.kind = 'pair' ORDER BY c.id
+    """
+)
+MERGED_PAIRS = text(
+    """
+    SELECT merges.name, t.term, t.label, t.uses, t.docs
+    FROM search.merges LEFT JOIN search.terms t ON t.kind = 'pair'
     """
 )
 STEMS = text(
@@ -229,6 +236,10 @@ def write_terms(session: Session, rows: list[dict[str, Any]]) -> None:
         session.execute(statement.on_conflict_do_update(index_elements=["kind", "term"], set_=new), rows)
 
 
+def name_merge(session: Session) -> None:
+    session.execute(update(Merge).values(name=new_id()))
+
+
 def write_spellings(session: Session, rows: list[dict[str, Any]]) -> None:
     if rows:
         session.execute(insert(Spelling), rows)
@@ -302,19 +313,24 @@ def pair_counts(session: Session, docs: BitMap, wanted: Iterable[tuple[str, int]
     return dict(session.execute(PAIR_COUNTS, values).all())
 
 
-def most_used(session: Session, terms: TermRange, limit: int | None = None, least: int = 1) -> list[Usage]:
-    """Terms in the range that `least` so many documents have, most used first."""
-    return _usage(session, MOST_USED, terms, {"limit": limit, "least": least})
+def most_used(session: Session, terms: TermRange, limit: int) -> list[Usage]:
+    """Terms in the range, most used first."""
+    return _usage(session, MOST_USED, terms, {"limit": limit})
 
 
 def pairs_beginning(session: Session, terms: TermRange, value: str, *, limit: int, either: bool = False) -> list[Usage]:
     """Pairs in the range whose value begins with `value`, or when `either` whose key does, most used first."""
-    return _usage(session, PAIRS_BEGINNING, terms, {"value": value, "either": either, "limit": limit, "least": 1})
+    return _usage(session, PAIRS_BEGINNING, terms, {"value": value, "either": either, "limit": limit})
 
 
-def labels(session: Session, pairs: Collection[str]) -> dict[str, str]:
-    """How pairs are written, where it is not how they are compared."""
-    return dict(session.execute(LABELS, {"pairs": list(pairs)}).all())
+def pair_changes(session: Session) -> tuple[str, list[tuple[Any, ...]]]:
+    """The newest merge, and (term, label, doc_id, present) of the changes to pairs since then, oldest first."""
+    return _of_merge(session, PAIR_CHANGES)
+
+
+def merged_pairs(session: Session) -> tuple[str, list[tuple[Any, ...]]]:
+    """The newest merge, and (term, label, uses, docs) of the pairs it left."""
+    return _of_merge(session, MERGED_PAIRS)
 
 
 def spelled_like(session: Session, terms: TermRange, word: str) -> list[tuple[str, int]]:
@@ -331,6 +347,11 @@ def spelled_like(session: Session, terms: TermRange, word: str) -> list[tuple[st
     total = func.sum(known.c.uses)
     statement = select(known.c.term, total).group_by(known.c.term).having(total > 0)
     return list(session.execute(statement).all())
+
+
+def _of_merge(session: Session, statement: Any) -> tuple[str, list[tuple[Any, ...]]]:
+    rows = session.execute(statement).all()
+    return rows[0][0], [tuple(row[1:]) for row in rows if row[1] is not None]
 
 
 def _within(table: type[Spelling] | type[Change], terms: TermRange) -> tuple[ColumnElement[bool], ...]:

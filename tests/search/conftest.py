@@ -80,6 +80,8 @@ def database(search_database: Database) -> Database:
         session.execute(
             text("TRUNCATE search.documents, search.contents, search.terms, search.spellings, search.changes")
         )
+        # As every merge does: no other state of the index has this name.
+        session.execute(text("UPDATE search.merges SET name = gen_random_uuid()"))
     return search_database
 
 

@@ -139,7 +139,6 @@ def test_counts_by_postings_are_the_counts_by_documents(index: Index, q: str, mo
     )
     by_documents = index.page(q).facets
     monkeypatch.setattr(facets, "FEW", 0)
-    monkeypatch.setattr(facets, "CANDIDATES", 1)
     assert index.page(q).facets == by_documents
 
 
