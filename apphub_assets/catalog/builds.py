@@ -95,7 +95,7 @@ def show(session: Session, build_id: str) -> BuildView:
     build = repository.get_build(session, build_id)
     if build is None:
         raise BuildNotFound(build_id)
-    return build_view(build, repository.log_tail(session, [build_id]).get(build_id))
+    return build_view(build, repository.log_tails(session, [build_id]).get(build_id))
 
 
 def page(session: Session, repository_id: str, limit: int, offset: int) -> tuple[list[BuildView], int]:
@@ -106,7 +106,7 @@ def page(session: Session, repository_id: str, limit: int, offset: int) -> tuple
     """
     service.existing(session, repository_id)
     builds, total = repository.builds_of(session, repository_id, limit, offset)
-    tails = repository.log_tail(session, [build.id for build in builds])
+    tails = repository.log_tails(session, [build.id for build in builds])
     return [build_view(build, tails.get(build.id)) for build in builds], total
 
 

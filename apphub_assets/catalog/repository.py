@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, or_, select, tuple_, update
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import ColumnElement, Select, Text, and_, any_, delete, func, literal, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from apphub_assets.catalog.models import Build, BuildLogChunk, IngestionEvent, Repository, RepositoryTag, TagRow
 from apphub_assets.catalog.spec import BuildStatus, IngestStatus, SourcedTag, Tag, TagSource
 
+LOG_TAIL = 4000
 LIGHT = defer(Repository.readme, raiseload=True)
 
 
@@ -26,7 +27,7 @@ def get_for_update(session: Session, repository_id: str) -> Repository | None:
 
 def get_many(session: Session, ids: Sequence[str]) -> list[Repository]:
     """The repositories with these ids in their order, without READMEs; unknown ones are left out."""
-    rows = {r.id: r for r in session.scalars(select(Repository).where(Repository.id.in_(ids)).options(LIGHT))}
+    rows = {r.id: r for r in session.scalars(select(Repository).where(_among(Repository.id, ids)).options(LIGHT))}
     return [rows[i] for i in ids if i in rows]
 
 
@@ -60,16 +61,19 @@ def set_latest_launch(session: Session, repository_id: str, launch: dict[str, An
 
 def tags_of(session: Session, ids: Sequence[str]) -> dict[str, list[SourcedTag]]:
     """The tags of each of these repositories, in the order of key and value."""
+    tag = func.json_build_array(TagRow.key, TagRow.value, RepositoryTag.source)
+    # One row per repository: hundreds of rows cost more than what is in them.
     statement = (
-        select(RepositoryTag.repository_id, TagRow.key, TagRow.value, RepositoryTag.source)
+        select(RepositoryTag.repository_id, func.json_agg(tag))
         .join(TagRow, RepositoryTag.tag_id == TagRow.id)
-        .where(RepositoryTag.repository_id.in_(ids))
-        .order_by(TagRow.key, TagRow.value, RepositoryTag.source)
+        .where(_among(RepositoryTag.repository_id, ids))
+        .group_by(RepositoryTag.repository_id)
     )
-    tags: dict[str, list[SourcedTag]] = {repository_id: [] for repository_id in ids}
-    for repository_id, key, value, source in session.execute(statement):
-        tags[repository_id].append(SourcedTag(key, value, TagSource(source)))
-    return tags
+    found: dict[str, list[list[str]]] = dict(session.execute(statement).all())
+    return {
+        repository_id: [SourcedTag(k, v, TagSource(s)) for k, v, s in sorted(found.get(repository_id, ()))]
+        for repository_id in ids
+    }
 
 
 def replace_tags(session: Session, repository_id: str, source: TagSource, tags: Iterable[Tag]) -> None:
@@ -170,7 +174,7 @@ def builds_of(session: Session, repository_id: str, limit: int, offset: int) -> 
 
 def latest_builds(session: Session, ids: Sequence[str]) -> dict[str, Build]:
     """The newest build of each repository; build ids sort by time."""
-    newest = select(func.max(Build.id)).where(Build.repository_id.in_(ids)).group_by(Build.repository_id)
+    newest = select(func.max(Build.id)).where(_among(Build.repository_id, ids)).group_by(Build.repository_id)
     return {build.repository_id: build for build in session.scalars(select(Build).where(Build.id.in_(newest)))}
 
 
@@ -232,6 +236,11 @@ def note_image_removed(session: Session, build_id: str) -> None:
     session.execute(update(Build).where(Build.id == build_id).values(image_removed_at=func.clock_timestamp()))
 
 
+def _among(column: InstrumentedAttribute[str], values: Sequence[str]) -> ColumnElement[bool]:
+    """One parameter whatever their number, so that the statement stays prepared."""
+    return column == any_(literal(list(values), ARRAY(Text)))
+
+
 def _is_of_newest(row: Repository) -> ColumnElement[bool]:
     return and_(Build.commit_sha == row.commit_sha, Build.dockerfile_path == row.dockerfile)
 
@@ -265,10 +274,14 @@ def log_chunks(session: Session, build_id: str, after: int) -> list[BuildLogChun
     return list(session.scalars(statement.order_by(BuildLogChunk.position)))
 
 
-def log_tail(session: Session, build_ids: Sequence[str], chunks: int = 4) -> dict[str, str]:
-    """The last chunks of each log, joined."""
+def log_tails(session: Session, build_ids: Sequence[str], chunks: int = 4) -> dict[str, str]:
+    """The last 4000 characters of each log, as far as its last chunks hold them."""
     rank = func.row_number().over(partition_by=BuildLogChunk.build_id, order_by=BuildLogChunk.position.desc())
     ranked = select(BuildLogChunk, rank.label("rank")).where(BuildLogChunk.build_id.in_(build_ids)).subquery()
     joined = func.string_agg(ranked.c.content, aggregate_order_by(literal(""), ranked.c.position))
-    statement = select(ranked.c.build_id, joined).where(ranked.c.rank <= chunks).group_by(ranked.c.build_id)
+    statement = (
+        select(ranked.c.build_id, func.right(joined, LOG_TAIL))
+        .where(ranked.c.rank <= chunks)
+        .group_by(ranked.c.build_id)
+    )
     return {str(build_id): str(tail) for build_id, tail in session.execute(statement)}

@@ -153,7 +153,7 @@ def latest_builds(session: Session, ids: Sequence[str]) -> dict[str, BuildView]:
     builds = repository.latest_builds(session, ids)
     if not builds:
         return {}
-    tails = repository.log_tail(session, [build.id for build in builds.values()])
+    tails = repository.log_tails(session, [build.id for build in builds.values()])
     return {key: build_view(build, tails.get(build.id)) for key, build in builds.items()}
 
 
@@ -198,7 +198,7 @@ def announce_build(session: Session, build: Build) -> BuildView:
     """Tell the world about a build's state."""
     session.flush()
     session.refresh(build)
-    view = build_view(build, repository.log_tail(session, [build.id]).get(build.id))
+    view = build_view(build, repository.log_tails(session, [build.id]).get(build.id))
     events.append(
         session,
         type="build.updated",

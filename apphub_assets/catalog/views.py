@@ -7,8 +7,6 @@ from apphub_assets.catalog.models import Build, IngestionEvent, Repository
 from apphub_assets.catalog.spec import BuildStatus, IngestStatus, MetadataStrategy, SourcedTag, TagSource
 from apphub_assets.kit.view import Instant, View
 
-LOG_PREVIEW = 4000
-
 
 class TagView(View):
     key: str
@@ -95,13 +93,13 @@ BUILD_COLUMNS = BuildView.model_fields.keys() & Build.__table__.columns.keys()
 
 
 def build_view(build: Build, preview: str | None = None) -> BuildView:
-    """`preview` is the end of the log, cut here to its last 4000 characters."""
+    """`preview` is the end of the log."""
     elapsed = build.completed_at - build.started_at if build.completed_at and build.started_at else None
     return BuildView.model_validate(
         {
             **{name: getattr(build, name) for name in BUILD_COLUMNS},
             "duration_ms": round(elapsed.total_seconds() * 1000) if elapsed else None,
-            "logs_preview": preview[-LOG_PREVIEW:] if preview else None,
+            "logs_preview": preview or None,
             "logs_truncated": build.log_kept < build.log_size,
             "has_logs": build.log_kept > 0,
             "logs_size": build.log_size,

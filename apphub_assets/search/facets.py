@@ -1,7 +1,7 @@
 """Counts of tags over everything that was found: exact, whether that is ten documents or all of them."""
 
 from collections import Counter
-from heapq import heappush, heappushpop, nlargest
+from heapq import heappush, heapreplace, nlargest
 
 from pyroaring import BitMap
 from sqlalchemy.orm import Session
@@ -14,7 +14,7 @@ from apphub_assets.search.vocabulary import PairChange, Vocabulary
 # Which pairs, and how many of them.
 WANTED = (("", 50), ("owner:", 10), ("framework:", 10))
 # Up to so many documents it is cheaper to read their tags than to try one pair after the other.
-FEW = 500
+FEW = 2000
 
 
 def count(session: Session, found: Found) -> Facets:
@@ -24,8 +24,8 @@ def count(session: Session, found: Found) -> Facets:
         counted = repository.pair_counts(session, found.documents, WANTED)
         top = [_top(counted, prefix, wanted) for prefix, wanted in WANTED]
     else:
-        gained = _gained(changes, found.documents)
-        top = [_most_frequent(pairs, gained, found.documents, *wanted) for wanted in WANTED]
+        counted = _counts_of_changed(pairs, changes, found.documents)
+        top = [_most_frequent(pairs, counted, found.documents, *wanted) for wanted in WANTED]
     labels = {change.term: change.label for change in changes if change.label}
     tags, owners, frameworks = (
         [_tag_count(labels.get(term) or pairs.label(term), uses) for term, uses in counts] for counts in top
@@ -34,32 +34,33 @@ def count(session: Session, found: Found) -> Facets:
     return Facets(tags, statuses, owners, frameworks)
 
 
-def _gained(changes: list[PairChange], documents: BitMap) -> Counter[str]:
-    """By how many of `documents` each pair has gained since the last merge; 0 for one that came out even."""
+def _counts_of_changed(pairs: Vocabulary, changes: list[PairChange], documents: BitMap) -> dict[str, int]:
+    """How many of `documents` have each pair that changed since the last merge."""
     gained: Counter[str] = Counter()
     for change in changes:
         gained[change.term] += (1 if change.present else -1) if change.doc_id in documents else 0
-    return gained
+    return {term: pairs.count(term, documents) + more for term, more in gained.items()}
 
 
 def _most_frequent(
-    pairs: Vocabulary, gained: Counter[str], documents: BitMap, prefix: str, wanted: int
+    pairs: Vocabulary, counted: dict[str, int], documents: BitMap, prefix: str, wanted: int
 ) -> list[tuple[str, int]]:
-    """The `wanted` most frequent pairs that begin with `prefix`.
+    """The `wanted` most frequent pairs that begin with `prefix`; what is counted on the way is added to `counted`.
 
     A pair is at most as frequent here as everywhere. So the most used ones are tried first, until what comes next is
     used less than the last of the best so far.
     """
-    counts = {term: pairs.count(term, documents) + more for term, more in gained.items() if term.startswith(prefix)}
-    best = nlargest(wanted, counts.values())[::-1]
+    best = nlargest(wanted, (uses for term, uses in counted.items() if term.startswith(prefix)))[::-1]
     for pair in pairs.beginning(prefix):
-        full = len(best) == wanted
-        if full and pair.uses < best[0]:
+        if len(best) == wanted and pair.uses < best[0]:
             break
-        if pair.term not in counts:
-            counts[pair.term] = pairs.count(pair.term, documents)
-            (heappushpop if full else heappush)(best, counts[pair.term])
-    return _top(counts, prefix, wanted)
+        if pair.term not in counted:
+            counted[pair.term] = uses = pairs.count(pair.term, documents)
+            if len(best) < wanted:
+                heappush(best, uses)
+            elif uses > best[0]:
+                heapreplace(best, uses)
+    return _top(counted, prefix, wanted)
 
 
 def _top(counts: dict[str, int], prefix: str, wanted: int) -> list[tuple[str, int]]:
