@@ -145,6 +145,15 @@ def get_session(request: Request, platform: Platform) -> Iterator[Session]:
 Db = Annotated[Session, Depends(get_session, scope="function")]
 
 
+def get_reader(platform: Platform) -> Iterator[Session]:
+    """For routes that read much and are waited for: without a transaction."""
+    with platform.database.reading() as session:
+        yield session
+
+
+ReadDb = Annotated[Session, Depends(get_reader, scope="function")]
+
+
 async def get_correlation() -> str | None:
     return correlation_id.get()
 

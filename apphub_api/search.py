@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from apphub_api.deps import Db, requires
+from apphub_api.deps import ReadDb, requires
 from apphub_assets.catalog import service as catalog
 from apphub_assets.catalog.views import RepositoryView
 from apphub_assets.identity.spec import Scope
@@ -80,7 +80,7 @@ class SuggestAnswer(View):
 
 @router.get("/apps", dependencies=[requires(Scope.APPS_READ)])
 def list_apps(
-    db: Db,
+    db: ReadDb,
     q: str | None = None,
     tags: str | None = None,
     status: str | None = None,
@@ -99,14 +99,14 @@ def list_apps(
 
 @router.get("/tags/suggest", dependencies=[requires(Scope.APPS_READ)])
 def suggest_tags(
-    db: Db, prefix: Annotated[str, Query(max_length=200)] = "", limit: Annotated[int, Query(ge=1, le=50)] = 10
+    db: ReadDb, prefix: Annotated[str, Query(max_length=200)] = "", limit: Annotated[int, Query(ge=1, le=50)] = 10
 ) -> SuggestAnswer:
     """Complete what is being typed: keys first, then `key:value` pairs, by use."""
     found = service.suggest(db, prefix, limit)
     return SuggestAnswer(data=[SuggestionView.model_validate(suggestion) for suggestion in found])
 
 
-def _search_answer(db: Db, page: SearchPage, *, explain: bool) -> SearchAnswer:
+def _search_answer(db: ReadDb, page: SearchPage, *, explain: bool) -> SearchAnswer:
     relevance = {hit.repository_id: _relevance(hit, explain) for hit in page.hits}
     return SearchAnswer(
         data=catalog.show_many(db, list(relevance), relevance),

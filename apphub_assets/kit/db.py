@@ -1,12 +1,15 @@
 """The database: one engine per process, one session per unit of work, committed at the edge."""
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, DateTime, Engine, MetaData, create_engine, func, text
+import psycopg
+from sqlalchemy import Connection, DateTime, Engine, MetaData, create_engine, event, func, make_url, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 SCHEMAS = ("catalog", "search", "launches", "events", "audit", "idempotency")
@@ -39,6 +42,17 @@ class Timestamps:
     updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), onupdate=func.clock_timestamp())
 
 
+def _check(connection: psycopg.Connection[Any], _record: object, _proxy: object) -> None:
+    """Whether a pooled connection still stands: one that the server has closed has that to read, others have nothing.
+
+    A question to the server would tell more, and cost a round trip each time.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise DisconnectionError("the server has closed this connection")
+
+
 class Held:
     """A lock that this process took; it is lost together with its connection, as when Postgres restarts."""
 
@@ -55,20 +69,34 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 10, application_name: str = "apphub") -> None:
         self.url = url
+        # Statements here take milliseconds; to compile one takes a hundred, and the planner often thinks it worth it.
+        options = f"{make_url(url).query.get('options', '')} -c jit=off".strip()
         self.engine: Engine = create_engine(
             url,
             pool_size=pool_size,
             max_overflow=pool_size,
-            pool_pre_ping=True,
             pool_timeout=10,
-            connect_args={"application_name": application_name, "connect_timeout": 5},
+            connect_args={"application_name": application_name, "connect_timeout": 5, "options": options},
         )
+        event.listen(self.engine, "checkout", _check)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = sessionmaker(
+            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False, autoflush=False
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A session that commits when the block ends and rolls back when it raises."""
         with self._sessions.begin() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session for reading only, in which each statement sees what is committed by then.
+
+        It saves the two round trips of a transaction, which at that isolation would promise no more.
+        """
+        with self._readers() as session:
             yield session
 
     @contextmanager

@@ -20,13 +20,13 @@ def spelled_part(kind: Kind, term: str) -> str:
 
 def of_word(session: Session, word: str, fields: tuple[Kind, ...] = (Kind.NAME, Kind.TAGS)) -> tuple[str, ...]:
     """The nearest words of names and tags, best first; none if nothing is near enough."""
-    return nearest(word, [candidate for field in fields for candidate in _candidates(session, field, word)])
+    return nearest(word, _candidates(session, [TermRange.beginning(field, "") for field in fields], word))
 
 
 def of_filter(session: Session, kind: Kind, term: str) -> tuple[str, ...]:
     """The nearest known keys for a key, and for a pair the nearest pairs: its key is put right first."""
     if kind is Kind.KEY:
-        return nearest(term, _candidates(session, Kind.KEY, term))
+        return nearest(term, _candidates(session, [TermRange.beginning(Kind.KEY, "")], term))
     key, _, value = term.partition(":")
     pairs = [pair for known in _known_keys(session, key) for pair in _nearest_pairs(session, known, value)]
     return tuple(pairs)
@@ -40,12 +40,13 @@ def _known_keys(session: Session, key: str) -> tuple[str, ...]:
 def _nearest_pairs(session: Session, key: str, value: str) -> list[str]:
     if repository.most_used(session, TermRange.exactly(Kind.PAIR, f"{key}:{value}"), limit=1):
         return [f"{key}:{value}"]
-    values = [(term.partition(":")[2], uses) for term, uses in _candidates(session, Kind.PAIR, value, f"{key}:")]
+    pairs = _candidates(session, [TermRange.beginning(Kind.PAIR, f"{key}:")], value)
+    values = [(term.partition(":")[2], uses) for term, uses in pairs]
     return [f"{key}:{near}" for near in nearest(value, values)]
 
 
-def _candidates(session: Session, kind: Kind, word: str, prefix: str = "") -> list[tuple[str, int]]:
+def _candidates(session: Session, ranges: list[TermRange], word: str) -> list[tuple[str, int]]:
     if not typos_allowed(word):
         return []
-    found = repository.spelled_like(session, TermRange.beginning(kind, prefix), word)
-    return [(term, uses) for term, uses in found if spelled_part(kind, term)]
+    found = repository.spelled_like(session, ranges, word)
+    return [(term, uses) for kind, term, uses in found if spelled_part(Kind(kind), term)]

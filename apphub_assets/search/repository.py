@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 from sqlalchemy import (
-    ColumnElement,
     Integer,
     Text,
     any_,
-    case,
     cast,
     delete,
     func,
@@ -111,6 +109,28 @@ MERGED_PAIRS = text(
     """
     SELECT merges.name, t.term, t.label, t.uses, t.docs
     FROM search.merges LEFT JOIN search.terms t ON t.kind = 'pair'
+    """
+)
+# OFFSET 0 and two needless SELECTs: the planner, seeing the forms or a join, would read every term rather than trust
+# the index to find few.
+SPELLED_LIKE = text(
+    """
+    WITH wanted AS (
+        SELECT * FROM unnest(
+            CAST(:kinds AS text[]), CAST(:lows AS text[]), CAST(:highs AS text[]), CAST(:lengths AS int[])
+        ) w (kind, low, high, length)
+    )
+    SELECT kind, term, CAST(sum(uses) AS int) FROM (
+        SELECT s.kind, s.term, (SELECT t.uses FROM search.terms t WHERE t.kind = s.kind AND t.term = s.term) AS uses
+        FROM (SELECT * FROM search.spellings WHERE forms && (SELECT CAST(:forms AS text[])) OFFSET 0) s
+        JOIN wanted w ON s.kind = w.kind AND s.term BETWEEN w.low AND w.high
+        UNION ALL
+        SELECT c.kind, c.term, CASE WHEN c.present THEN 1 ELSE -1 END
+        FROM wanted w CROSS JOIN LATERAL (
+            SELECT * FROM search.changes WHERE kind = w.kind AND term BETWEEN w.low AND w.high
+            AND length(term) BETWEEN w.length - :typos AND w.length + :typos OFFSET 0
+        ) c
+    ) known GROUP BY kind, term HAVING sum(uses) > 0
     """
 )
 STEMS = text(
@@ -333,29 +353,26 @@ def merged_pairs(session: Session) -> tuple[str, list[tuple[Any, ...]]]:
     return _of_merge(session, MERGED_PAIRS)
 
 
-def spelled_like(session: Session, terms: TermRange, word: str) -> list[tuple[str, int]]:
-    """(term, uses) of merged terms in the range that may be the word misspelt, and of changed ones of its length."""
-    # A subquery and no join: the planner would rather join every term than trust the index to find few.
-    uses = select(TermRow.uses).where(TermRow.kind == Spelling.kind, TermRow.term == Spelling.term).scalar_subquery()
-    forms = literal(sorted(spellings(word)), ARRAY(Text))
-    merged = select(Spelling.term, uses.label("uses")).where(*_within(Spelling, terms), Spelling.forms.overlap(forms))
-    length = len(terms.low) + len(word)
-    fresh = select(Change.term, case((Change.present, 1), else_=-1)).where(
-        *_within(Change, terms), func.length(Change.term).between(length - MOST_TYPOS, length + MOST_TYPOS)
+def spelled_like(session: Session, ranges: Iterable[TermRange], word: str) -> list[tuple[str, str, int]]:
+    """(kind, term, uses) of terms in the ranges that may be the word misspelt: of unmerged ones those of its length."""
+    wanted = list(ranges)
+    rows = session.execute(
+        SPELLED_LIKE,
+        {
+            "kinds": [each.kind for each in wanted],
+            "lows": [each.low for each in wanted],
+            "highs": [each.high for each in wanted],
+            "lengths": [len(each.low) + len(word) for each in wanted],
+            "typos": MOST_TYPOS,
+            "forms": sorted(spellings(word)),
+        },
     )
-    known = merged.union_all(fresh).subquery()
-    total = func.sum(known.c.uses)
-    statement = select(known.c.term, total).group_by(known.c.term).having(total > 0)
-    return list(session.execute(statement).all())
+    return [(kind, term, uses) for kind, term, uses in rows]
 
 
 def _of_merge(session: Session, statement: Any) -> tuple[str, list[tuple[Any, ...]]]:
     rows = session.execute(statement).all()
     return rows[0][0], [tuple(row[1:]) for row in rows if row[1] is not None]
-
-
-def _within(table: type[Spelling] | type[Change], terms: TermRange) -> tuple[ColumnElement[bool], ...]:
-    return table.kind == terms.kind, table.term >= terms.low, table.term <= terms.high
 
 
 def _usage(session: Session, statement: Any, terms: TermRange, values: dict[str, Any]) -> list[Usage]:

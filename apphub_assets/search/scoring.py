@@ -1,6 +1,7 @@
 """What a document's score is, and why."""
 
 from collections.abc import Iterator
+from math import gcd
 
 from pyroaring import BitMap
 
@@ -24,9 +25,12 @@ class Scoring:
     def groups(self, at_most: int | None) -> Iterator[tuple[int, BitMap]]:
         """(points, documents that have so many), best first, from `at_most` points down."""
         total = BitSlicedSum(self._documents)
+        # Smaller numbers have fewer bits to add.
+        unit = gcd(*(_points(term) for term, _ in self._terms)) or 1
         for term, docs in self._terms:
-            total.add(_points(term), docs)
-        return total.descending(at_most)
+            total.add(_points(term) // unit, docs)
+        found = total.descending(None if at_most is None else at_most // unit)
+        return ((points * unit, docs) for points, docs in found)
 
     def points(self, doc_id: int) -> int:
         """The score in hundredths."""
