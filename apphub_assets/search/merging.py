@@ -19,8 +19,8 @@ from apphub_assets.search.spec import Kind
 from apphub_assets.search.spelling import spellings
 from apphub_assets.search.words import Term
 
-# About 200 registrations; a search reads the tail of its own terms only, some tens of rows.
-WORTHWHILE = 20_000
+# About 20 registrations; a search reads what its own terms have of it, some hundred rows at most.
+WORTHWHILE = 5_000
 MOST = 100_000
 
 
