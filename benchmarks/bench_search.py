@@ -211,6 +211,7 @@ class Bench:
             with self.database.transaction() as session:
                 action(session)
 
+        call()
         statements = statements_of(self.database, action)
         client = http.client.HTTPConnection("127.0.0.1", self.port)
         over_http = timed(self.requests, lambda: get(client, path))

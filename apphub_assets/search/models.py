@@ -50,7 +50,10 @@ class TermRow(Base):
     """A term and its merged postings (a portable Roaring bitmap of doc_ids)."""
 
     __tablename__ = "terms"
-    __table_args__ = ({"schema": SCHEMA},)
+    __table_args__ = (
+        Index("ix_terms_value", text("substr(term, strpos(term, ':') + 1)"), postgresql_where=text("kind = 'pair'")),
+        {"schema": SCHEMA},
+    )
 
     kind: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
     term: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)

@@ -77,12 +77,20 @@ USAGE = """
 """
 BY_USE = "ORDER BY sum(uses) DESC, term LIMIT :limit"
 MOST_USED = text(f"{USAGE} {BY_USE}")
-PAIRS_BEGINNING = text(
-    f"""{USAGE}
-    AND (starts_with(substr(term, strpos(term, ':') + 1), :value) OR (:either AND starts_with(term, :value)))
-    {BY_USE}
-    """
-)
+# The value of a pair: both tables are asked for it as their index has it.
+VALUE = "substr(term, strpos(term, ':') + 1)"
+# Pairs of keys that begin so with values that begin so; pairs of which either begins so.
+OF_BOTH = f"term BETWEEN :low AND :high AND {VALUE} BETWEEN :first AND :last"
+OF_EITHER = f"(term BETWEEN :low AND :high OR {VALUE} BETWEEN :first AND :last)"
+PAIRS = """
+    SELECT term, coalesce(max(label), term) AS label, CAST(sum(uses) AS int) AS uses FROM (
+        SELECT term, label, uses FROM search.terms WHERE kind = 'pair' AND {those}
+        UNION ALL
+        SELECT term, label, CASE WHEN present THEN 1 ELSE -1 END FROM search.changes WHERE kind = 'pair' AND {those}
+    ) known GROUP BY term HAVING sum(uses) > 0
+"""
+PAIRS_OF_BOTH = text(f"{PAIRS.format(those=OF_BOTH)} {BY_USE}")
+PAIRS_OF_EITHER = text(f"{PAIRS.format(those=OF_EITHER)} {BY_USE}")
 # The pairs of a few documents: of those that begin with each prefix the most frequent, as many as wanted.
 PAIR_COUNTS = text(
     """
@@ -338,9 +346,14 @@ def most_used(session: Session, terms: TermRange, limit: int) -> list[Usage]:
     return _usage(session, MOST_USED, terms, {"limit": limit})
 
 
-def pairs_beginning(session: Session, terms: TermRange, value: str, *, limit: int, either: bool = False) -> list[Usage]:
-    """Pairs in the range whose value begins with `value`, or when `either` whose key does, most used first."""
-    return _usage(session, PAIRS_BEGINNING, terms, {"value": value, "either": either, "limit": limit})
+def pairs_beginning(session: Session, key: str, value: str, limit: int) -> list[Usage]:
+    """Pairs of keys that begin with `key` and values that begin with `value`, most used first."""
+    return _pairs(session, PAIRS_OF_BOTH, key, value, limit)
+
+
+def pairs_of_either(session: Session, typed: str, limit: int) -> list[Usage]:
+    """Pairs of which key or value begins with what was typed, most used first."""
+    return _pairs(session, PAIRS_OF_EITHER, typed, typed, limit)
 
 
 def pair_changes(session: Session) -> tuple[str, list[tuple[Any, ...]]]:
@@ -373,6 +386,12 @@ def spelled_like(session: Session, ranges: Iterable[TermRange], word: str) -> li
 def _of_merge(session: Session, statement: Any) -> tuple[str, list[tuple[Any, ...]]]:
     rows = session.execute(statement).all()
     return rows[0][0], [tuple(row[1:]) for row in rows if row[1] is not None]
+
+
+def _pairs(session: Session, statement: Any, key: str, value: str, limit: int) -> list[Usage]:
+    keys, values = TermRange.beginning(Kind.PAIR, key), TermRange.beginning(Kind.PAIR, value)
+    bounds = {"low": keys.low, "high": keys.high, "first": values.low, "last": values.high}
+    return list(map(Usage._make, session.execute(statement, bounds | {"limit": limit})))
 
 
 def _usage(session: Session, statement: Any, terms: TermRange, values: dict[str, Any]) -> list[Usage]:

@@ -29,11 +29,9 @@ def suggest(session: Session, prefix: str, limit: int = 10) -> list[Suggestion]:
 def _beginning(session: Session, typed: str, limit: int) -> list[Suggestion]:
     key, colon, value = typed.partition(":")
     if colon:
-        pairs = repository.pairs_beginning(session, TermRange.beginning(Kind.PAIR, key), value, limit=limit)
-        return [_pair(used) for used in pairs]
+        return [_pair(used) for used in repository.pairs_beginning(session, key, value, limit)]
     keys = repository.most_used(session, TermRange.beginning(Kind.KEY, key), limit)
-    rest = limit - len(keys)
-    pairs = repository.pairs_beginning(session, TermRange.beginning(Kind.PAIR, ""), key, either=True, limit=rest)
+    pairs = repository.pairs_of_either(session, key, limit - len(keys))
     return [_key(used) for used in keys] + [_pair(used) for used in pairs]
 
 

@@ -1,4 +1,4 @@
-"""The name of the newest merge of search, by which processes know whether the bitmaps they keep are still true."""
+"""The newest merge of search, by which processes know whether what they keep is still true; values of pairs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,8 +14,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_merges")),
         schema="search",
     )
+    op.create_index(
+        "ix_terms_value",
+        "terms",
+        [sa.text("substr(term, strpos(term, ':') + 1)")],
+        schema="search",
+        postgresql_where=sa.text("kind = 'pair'"),
+    )
     op.execute("INSERT INTO search.merges VALUES (gen_random_uuid()::text)")
 
 
 def downgrade() -> None:
+    op.drop_index("ix_terms_value", table_name="terms", schema="search")
     op.drop_table("merges", schema="search")
