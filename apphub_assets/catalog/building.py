@@ -220,6 +220,9 @@ def _claim(
     with database.transaction() as session:
         # Locked, so that an ingestion sees the build either waiting or with the Dockerfile that it takes.
         row = service.locked(session, repository_id)
+        # We have the lock, so nobody is at a build that runs: its worker died.
+        for left in repository.running_builds(session, repository_id):
+            _put_back(session, left)
         build = repository.next_pending_build(session, repository_id)
         if build is None and not first:
             return None

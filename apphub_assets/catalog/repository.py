@@ -183,6 +183,10 @@ def next_pending_build(session: Session, repository_id: str) -> Build | None:
     return session.scalars(statement.with_for_update()).one_or_none()
 
 
+def running_builds(session: Session, repository_id: str) -> list[Build]:
+    return list(session.scalars(_builds(repository_id, BuildStatus.RUNNING).with_for_update()))
+
+
 def succeeded_build(session: Session, repository_id: str, *made_of: ColumnElement[bool]) -> Build | None:
     """The newest build whose image was made and not removed."""
     statement = _builds(repository_id, BuildStatus.SUCCEEDED).where(Build.image_removed_at.is_(None), *made_of)

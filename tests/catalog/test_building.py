@@ -75,6 +75,13 @@ def test_a_commit_that_is_ingested_again_while_it_is_built_is_not_built_twice(ca
     assert len(builds_of(catalog, "hello")) == 1
 
 
+def test_a_build_that_a_dead_worker_left_is_done_again_and_no_other_made(catalog, ingested):
+    left = building._claim(catalog.database, "hello", None, first=True)
+
+    assert catalog.build("hello").build_id == left.id
+    assert len(builds_of(catalog, "hello")) == 1
+
+
 def test_a_waiting_build_of_another_branch_does_not_stand_in_for_the_newest_commit(catalog, ingested):
     catalog.build("hello")
     ingested.commit({"Dockerfile": SERVING}, "feature")
