@@ -47,6 +47,27 @@ class Settings(BaseSettings):
     storage_url: str | None = Field(None, description="Folder or s3:// URL for files; default <home>/storage.")
     public_url: str | None = Field(None, description="Address people use, when a proxy stands in front.")
 
+    # S3, for a storage_url of s3://; without keys, those of the machine or the pod
+    s3_endpoint_url: str | None = Field(None, description="S3 server other than Amazon's; else AWS_ENDPOINT_URL.")
+    s3_region: str = Field("us-east-1", description="S3 region; else AWS_REGION.")
+    s3_access_key_id: SecretStr | None = Field(None, description="S3 access key; else AWS_ACCESS_KEY_ID.")
+    s3_secret_access_key: SecretStr | None = Field(None, description="S3 secret key; else AWS_SECRET_ACCESS_KEY.")
+
+    # Timestore
+    storage_targets: dict[str, str] = Field(
+        {}, description='JSON object of further places for datasets, e.g. {"cold": "s3://archive/apphub"}.'
+    )
+    ingest_max_json_bytes: int = Field(64 * MIB, description="Largest JSON, NDJSON or CSV body of an ingest.")
+    ingest_max_bytes: int = Field(1024 * MIB, description="Largest Parquet or Arrow body of an ingest, once unpacked.")
+    ingest_queue_bytes: int = Field(128 * MIB, description="Batches that wait to be written; further ones get a 429.")
+    ingest_timeout: float = Field(30.0, description="A batch that can't be written by then is refused.")
+    ingest_inline_rows: int = Field(1000, description="Smaller commits go into Postgres until they are flushed.")
+    write_memory_bytes: int = Field(256 * MIB, description="DuckDB's memory for writing, per process.")
+    query_memory_bytes: int = Field(160 * MIB, description="DuckDB's memory for one query.")
+    query_concurrency: int = Field(3, description="Queries at once per API process; further ones wait.")
+    query_timeout: float = Field(60.0, description="Deadline of one query.")
+    query_temp_bytes: int = Field(4096 * MIB, description="Disk one query may use for what does not fit its memory.")
+
     # Identity
     operator_tokens: SecretStr | None = Field(None, description="JSON array of {token, subject?, scopes?, kind?}.")
     operator_tokens_path: Path | None = Field(None, description="File with the same JSON array.")
@@ -106,6 +127,11 @@ class Settings(BaseSettings):
         return self.home.absolute()
 
     @property
+    def storage(self) -> str:
+        """Folder or URL under which files go, without a slash at its end."""
+        return (self.storage_url or str(self.state / "storage")).rstrip("/")
+
+    @property
     def has_tokens(self) -> bool:
         """Whether callers are told apart by tokens; without any, whoever is at this machine is the operator."""
         return bool(self.operator_tokens or self.operator_tokens_path)
@@ -139,8 +165,18 @@ def with_driver(url: str, driver: str) -> str:
     return f"postgresql+{driver}://{rest}"
 
 
+# What others call the same thing; read when our own is not set.
+CUSTOMARY = {
+    "database_url": "DATABASE_URL",
+    "s3_endpoint_url": "AWS_ENDPOINT_URL",
+    "s3_region": "AWS_REGION",
+    "s3_access_key_id": "AWS_ACCESS_KEY_ID",
+    "s3_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+}
+
+
 def load_settings() -> Settings:
-    """Read the environment: `APPHUB_*`, `APPHUB_*_FILE`, and `DATABASE_URL` as a last resort for the database.
+    """Read the environment: `APPHUB_*`, `APPHUB_*_FILE`, and as a last resort what is customary elsewhere.
 
     Raises:
         SettingMissing: a file that a variable names is empty.
@@ -151,12 +187,9 @@ def load_settings() -> Settings:
         if os.environ.get(variable := f"APPHUB_{name.upper()}_FILE")
     }
     values: dict[str, str] = dict(from_files)
-    if (
-        "APPHUB_DATABASE_URL" not in os.environ
-        and "database_url" not in values
-        and (url := os.environ.get("DATABASE_URL"))
-    ):
-        values["database_url"] = url
+    for name, variable in CUSTOMARY.items():
+        if f"APPHUB_{name.upper()}" not in os.environ and name not in values and (value := os.environ.get(variable)):
+            values[name] = value
     return Settings(**values)  # type: ignore[arg-type]  # pydantic parses the strings
 
 

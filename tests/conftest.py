@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.git",
     "tests.fixtures.engine",
     "tests.fixtures.database",
+    "tests.fixtures.timestore",
     "tests.fixtures.catalog",
     "tests.fixtures.api",
     "tests.fixtures.launches",

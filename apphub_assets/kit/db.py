@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-SCHEMAS = ("catalog", "search", "launches", "events", "audit", "idempotency")
+SCHEMAS = ("catalog", "search", "launches", "timestore", "events", "audit", "idempotency")
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -9,7 +9,8 @@ import apphub_assets.catalog.models
 import apphub_assets.events.models
 import apphub_assets.idempotency.models
 import apphub_assets.launches.models
-import apphub_assets.search.models  # noqa: F401
+import apphub_assets.search.models
+import apphub_assets.timestore.models  # noqa: F401
 from apphub_assets.kit.db import SCHEMAS, Base
 from apphub_assets.settings import load_settings
 
@@ -17,7 +18,9 @@ LOCK = 7_204_117_001
 
 
 def include_name(name: str | None, kind: str, _parents: object) -> bool:
-    """Leave schemas alone that are not ours: Dagster's and the timestore's catalog look after themselves."""
+    """Leave alone what is not ours: Dagster's schema and DuckLake's tables look after themselves."""
+    if kind == "table":
+        return not str(name).startswith("ducklake_")
     return kind != "schema" or name in SCHEMAS
 
 

@@ -1,0 +1,86 @@
+"""Errors of the timestore."""
+
+from apphub_assets.errors import Conflict, InvalidInput, NotFound, Refused, TooLarge, TooMany, Unavailable
+
+
+class DatasetNotFound(NotFound):
+    code, title = "dataset_not_found", "Dataset not found"
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(f"dataset {dataset[:120]} not found; `apphub dataset list` shows those that exist")
+
+
+class DatasetExists(Conflict):
+    code, title = "dataset_exists", "Dataset exists already"
+
+
+class DatasetInactive(Conflict):
+    code, title = "dataset_inactive", "Dataset is archived"
+
+
+class StorageTargetNotFound(NotFound):
+    code, title = "storage_target_not_found", "Storage target not found"
+
+
+class InvalidDataset(InvalidInput):
+    code, title = "invalid_dataset", "Invalid dataset"
+
+
+class InvalidRows(InvalidInput):
+    """Rows that do not fit the dataset; the pointers name row and column, the messages the value."""
+
+    code, title = "invalid_rows", "Invalid rows"
+
+
+class InvalidBody(InvalidInput):
+    """The body is not what its Content-Type says."""
+
+    code, title = "invalid_body", "Invalid body"
+
+
+class UnsupportedFormat(InvalidInput):
+    status, code, title = 415, "unsupported_format", "Unsupported format"
+
+
+class BatchTooLarge(TooLarge):
+    code, title = "batch_too_large", "Batch too large"
+
+
+class IncompatibleSchema(Conflict):
+    """The batch would break the dataset's schema; `plan` says what a managed migration would do instead."""
+
+    code, title = "incompatible_schema", "Incompatible schema"
+
+
+class KeyReused(Refused):
+    code, title = "idempotency_key_reused", "Idempotency key reused"
+
+
+class IngestBusy(TooMany):
+    """More is waiting to be written than may wait."""
+
+    code, title = "ingest_busy", "Too much waits to be written"
+
+
+class LakeUnavailable(Unavailable):
+    """The lake's catalog or its storage does not answer."""
+
+    code, title = "lake_unavailable", "The lake is unavailable"
+
+
+class LakeConflict(Conflict):
+    """Another commit changed the same table; the work is to be done again on what is there now."""
+
+    code, title, retryable = "lake_conflict", "The dataset was changed meanwhile", True
+
+
+class StorageMoved(Unavailable):
+    """The lake's files are not where the settings say."""
+
+    code, title = "storage_moved", "The storage is elsewhere"
+
+
+class LakeBusy(TooMany):
+    """Every connection to the lake is in use."""
+
+    code, title = "lake_busy", "The lake is busy"

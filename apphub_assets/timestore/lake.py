@@ -1,0 +1,331 @@
+"""Opens and closes the lake: the one place that attaches DuckLake, and that knows what DuckDB's errors mean.
+
+A borrower has a DuckDB instance of its own for as long as it works, never a second connection to somebody else's; an
+instance whose borrower failed is not lent again. Before one is closed it is rolled back and detached.
+"""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+from queue import Empty, LifoQueue
+from urllib.parse import urlsplit
+
+import duckdb
+import fsspec
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from apphub_assets.errors import AppHubError
+from apphub_assets.settings import Settings
+from apphub_assets.timestore.errors import LakeBusy, LakeConflict, LakeUnavailable, StorageMoved
+from apphub_assets.timestore.spec import quote
+
+EXTENSIONS = ("ducklake", "postgres_scanner", "httpfs")
+# What DuckDB does not read by itself, fsspec does.
+THROUGH_FSSPEC = {"gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
+KINDS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure_blob", "abfss": "azure_blob", "az": "azure_blob"}
+PREPARATION = 7_204_117_002
+CONFLICT = re.compile(r"transaction conflict|Failed to commit DuckLake transaction", re.IGNORECASE)
+PASSWORD = re.compile(r"password=('(?:[^'\\]|\\.)*'|\S+)")
+
+Connection = duckdb.DuckDBPyConnection
+
+
+@dataclass(frozen=True)
+class Access:
+    """How an instance may use the lake, and how much of the machine."""
+
+    read_only: bool
+    memory_bytes: int
+
+
+class Lake:
+    """The lake of these settings. Cheap to make; opened at first use; safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._prepared = threading.Lock()
+        self._is_prepared = False
+        self._readers = _Pool(settings.query_concurrency)
+        self._writers = _Pool(2)
+
+    @property
+    def data_path(self) -> str:
+        """Where the default target's files are; without a slash at its end, see duckdb/ducklake issue 815."""
+        return f"{self._settings.storage}/timestore"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Lend an instance that can only read; at most APPHUB_QUERY_CONCURRENCY are lent at once.
+
+        Raises:
+            LakeBusy, LakeUnavailable, StorageMoved: none came free in time; the lake can't be opened.
+        """
+        access = Access(read_only=True, memory_bytes=self._settings.query_memory_bytes)
+        with self._lent(self._readers, access) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Lend an instance that can write. What the borrower did not commit is rolled back.
+
+        Raises:
+            LakeBusy, LakeUnavailable, StorageMoved: none came free in time; the lake can't be opened.
+        """
+        access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)
+        with self._lent(self._writers, access) as connection:
+            yield connection
+
+    @contextmanager
+    def opened(self, access: Access) -> Iterator[Connection]:
+        """A new instance that is closed at the end of the block."""
+        connection = self._open(access)
+        try:
+            with translated():
+                yield connection
+        finally:
+            _close(connection)
+
+    def prepare(self) -> None:
+        """Make the lake's catalog where there is none, and see that commits bring their receipts. Any number of times.
+
+        Raises:
+            LakeUnavailable, StorageMoved: the database does not answer; the files are elsewhere.
+        """
+        with self._prepared:
+            if self._is_prepared:
+                return
+            with translated(), psycopg.connect(self._conninfo, autocommit=True) as postgres:
+                postgres.execute("SELECT pg_advisory_lock(%s)", [PREPARATION])
+                self._check_storage(postgres)
+                self._attach_once()
+                _put_trigger(postgres)
+                for name, url in self._settings.storage_targets.items():
+                    self._add_target(postgres, name, url)
+            self._is_prepared = True
+
+    def close(self) -> None:
+        """Close every idle instance."""
+        for pool in (self._readers, self._writers):
+            while (connection := pool.take_idle()) is not None:
+                _close(connection)
+
+    @contextmanager
+    def _lent(self, pool: "_Pool", access: Access) -> Iterator[Connection]:
+        self.prepare()
+        if not pool.free.acquire(timeout=self._settings.query_timeout):
+            raise LakeBusy("every connection to the lake is in use; try again", retry_after=5)
+        try:
+            connection = pool.take_idle() or self._open(access)
+            try:
+                with translated():
+                    yield connection
+            except BaseException:
+                _close(connection)
+                raise
+            pool.idle.put(connection)
+        finally:
+            pool.free.release()
+
+    def _open(self, access: Access) -> Connection:
+        connection = duckdb.connect(":memory:", config=self._config(access))
+        try:
+            with translated():
+                self._load(connection)
+                connection.execute(self._attach(access))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _config(self, access: Access) -> dict[str, str | bool | int | float | list[str]]:
+        temp = self._settings.state / "timestore" / "tmp"
+        temp.mkdir(parents=True, exist_ok=True)
+        return {
+            "memory_limit": f"{access.memory_bytes}B",
+            "temp_directory": str(temp),
+            "max_temp_directory_size": f"{self._settings.query_temp_bytes}B",
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+
+    def _load(self, connection: Connection) -> None:
+        for extension in EXTENSIONS:
+            connection.execute(f"LOAD {literal(_extension_file(extension))}")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET ducklake_max_retry_count = 3")
+        for url in (self.data_path, *self._settings.storage_targets.values()):
+            scheme = urlsplit(url).scheme
+            if scheme == "s3":
+                connection.execute(self._s3_secret())
+            elif scheme in THROUGH_FSSPEC:
+                connection.register_filesystem(fsspec.filesystem(scheme))
+
+    def _s3_secret(self) -> str:
+        settings = self._settings
+        options = {"REGION": settings.s3_region}
+        if settings.s3_access_key_id and settings.s3_secret_access_key:
+            options["KEY_ID"] = settings.s3_access_key_id.get_secret_value()
+            options["SECRET"] = settings.s3_secret_access_key.get_secret_value()
+        if settings.s3_endpoint_url:
+            endpoint = urlsplit(settings.s3_endpoint_url)
+            options |= {"ENDPOINT": endpoint.netloc, "URL_STYLE": "path"}
+            options["USE_SSL"] = "true" if endpoint.scheme == "https" else "false"
+        written = ", ".join(f"{name} {literal(value)}" for name, value in options.items())
+        return f"CREATE OR REPLACE SECRET storage (TYPE s3, {written})"
+
+    @cached_property
+    def _conninfo(self) -> str:
+        url = self._settings.sqlalchemy_url.replace("+psycopg", "", 1)
+        return make_conninfo("connect_timeout=5 application_name=apphub-lake", **conninfo_to_dict(url))
+
+    def _attach(self, access: Access) -> str:
+        # OVERRIDE_DATA_PATH: where the files are, the settings say; `prepare` has compared.
+        options = [
+            f"DATA_PATH {literal(self.data_path)}",
+            "META_SCHEMA 'timestore'",
+            f"DATA_INLINING_ROW_LIMIT {self._settings.ingest_inline_rows}",
+            "OVERRIDE_DATA_PATH true",
+        ]
+        options += ["READ_ONLY"] if access.read_only else []
+        return f"ATTACH {literal('ducklake:postgres:' + self._conninfo)} AS lake ({', '.join(options)})"
+
+    def _attach_once(self) -> None:
+        if "://" not in self.data_path:
+            Path(self.data_path).mkdir(parents=True, exist_ok=True)
+        with self.opened(Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)):
+            pass
+
+    def _check_storage(self, postgres: psycopg.Connection[tuple[str]]) -> None:
+        """A lake whose folder was moved is used where it is now; one whose files stayed behind is not."""
+        is_new = postgres.execute("SELECT 1 WHERE to_regclass('timestore.ducklake_metadata') IS NULL").fetchone()
+        if is_new:
+            return
+        row = postgres.execute("SELECT value FROM timestore.ducklake_metadata WHERE key = 'data_path'").fetchone()
+        recorded = row[0].rstrip("/") if row else self.data_path
+        if recorded == self.data_path:
+            return
+        known = postgres.execute("SELECT count(*)::text FROM timestore.ducklake_data_file").fetchone()
+        if known != ("0",) and not self._has_files(self.data_path):
+            raise StorageMoved(
+                f"the lake's files were under {recorded}, and there are none under {self.data_path}; "
+                "copy them there, or set APPHUB_STORAGE_URL back"
+            )
+        postgres.execute(
+            "UPDATE timestore.ducklake_metadata SET value = %s WHERE key = 'data_path'", [self.data_path + "/"]
+        )
+
+    def _has_files(self, url: str) -> bool:
+        with duckdb.connect(":memory:") as connection:
+            self._load(connection)
+            found = connection.execute("SELECT 1 FROM glob(?) LIMIT 1", [f"{url}/**/*.parquet"]).fetchone()
+        return found is not None
+
+    def _add_target(self, postgres: psycopg.Connection[tuple[str]], name: str, url: str) -> None:
+        """A target is a schema of the lake whose path is absolute, which DuckLake keeps but has no statement for.
+
+        Source: https://ducklake.select/docs/stable/specification/tables/ducklake_schema
+        """
+        area, path = f"target_{name}", f"{url.rstrip('/')}/"
+        with self.opened(Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)) as connection:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS lake.{quote(area)}")
+        found = postgres.execute(
+            "SELECT path FROM timestore.ducklake_schema WHERE schema_name = %s AND end_snapshot IS NULL", [area]
+        ).fetchone()
+        if found and found[0].endswith("/") and "/" in found[0][:-1] and found[0] != path:
+            raise StorageMoved(
+                f"the files of storage target {name} are under {found[0]}, APPHUB_STORAGE_TARGETS says {path}"
+            )
+        postgres.execute(
+            "UPDATE timestore.ducklake_schema SET path = %s, path_is_relative = false"
+            " WHERE schema_name = %s AND end_snapshot IS NULL", [path, area],
+        )  # fmt: skip
+        postgres.execute(
+            "INSERT INTO timestore.storage_targets (id, name, kind, area, url) VALUES (%s, %s, %s, %s, %s)"
+            " ON CONFLICT (name) DO UPDATE SET url = excluded.url", [name, name, kind_of(url), area, url],
+        )  # fmt: skip
+
+
+class _Pool:
+    """Instances that nobody uses now, and how many more may be lent."""
+
+    def __init__(self, size: int) -> None:
+        self.idle: LifoQueue[Connection] = LifoQueue()
+        self.free = threading.BoundedSemaphore(size)
+
+    def take_idle(self) -> Connection | None:
+        with suppress(Empty):
+            return self.idle.get_nowait()
+        return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn DuckDB's and Postgres' errors into ours; those that a caller has to know better pass through.
+
+    Raises:
+        LakeConflict: another commit was quicker.
+        LakeUnavailable: catalog or storage is away, or full.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.HTTPException, psycopg.OperationalError) as error:
+        raise LakeUnavailable(f"the lake's catalog or storage fails: {clean(error)}", retry_after=5) from error
+    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+        raise
+    except duckdb.Error as error:
+        raise (_translation(error) or error) from error
+
+
+def _translation(error: duckdb.Error) -> AppHubError | None:
+    """DuckDB wraps what its extensions meet in errors of any kind, so the text decides."""
+    message = str(error)
+    if "duplicate key value" in message or (CONFLICT.search(message) and "onnection" not in message):
+        return LakeConflict("the dataset was changed at the same time", retry_after=1)
+    signs = ("onnection", "server closed", "shutting down", "starting up", "IO Error", "HTTP", "No space left")
+    if any(sign in message for sign in signs):
+        return LakeUnavailable(f"the lake's catalog or storage fails: {clean(error)}", retry_after=5)
+    return None
+
+
+def clean(error: Exception) -> str:
+    """The first lines of an error, without the password that DuckDB writes into some."""
+    return PASSWORD.sub("password=…", " ".join(str(error).split()))[:500]
+
+
+def literal(value: str) -> str:
+    """A string as an SQL literal, for statements that take no parameters."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def kind_of(url: str) -> str:
+    """The contract's kind of a storage target."""
+    return KINDS.get(urlsplit(url).scheme, "local")
+
+
+def _close(connection: Connection) -> None:
+    with suppress(duckdb.Error):
+        connection.rollback()
+    with suppress(duckdb.Error):
+        connection.execute("USE memory")
+        connection.execute("DETACH lake")
+    connection.close()
+
+
+def _put_trigger(postgres: psycopg.Connection[tuple[str]]) -> None:
+    postgres.execute(
+        "CREATE OR REPLACE TRIGGER write_receipt AFTER INSERT ON timestore.ducklake_snapshot_changes"
+        " FOR EACH ROW EXECUTE FUNCTION timestore.write_receipt()"
+    )
+
+
+@cache
+def _extension_file(name: str) -> str:
+    """The extension in its installed wheel; nothing is copied to the home folder, and never downloaded."""
+    package = files(f"duckdb_extension_{name}")
+    return str(package / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension")

@@ -1,0 +1,218 @@
+"""Values of the timestore that check themselves: types, fields, schemas, slugs."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self
+
+from apphub_assets.timestore.errors import InvalidDataset
+
+SLUG = re.compile(r"[a-z0-9._-]{3,120}")
+# What DuckDB adds to the contract's five types: fixed decimals, JSON documents, and lists and structs of any type.
+DECIMAL = re.compile(r"decimal\((\d{1,2}),(\d{1,2})\)")
+MAX_FIELDS = 1000
+MAX_NAME = 120
+MAX_DEPTH = 8
+
+Json = dict[str, Any]
+
+
+class Status(StrEnum):
+    """`deleted` waits for its grace to end; nobody sees it any more, and its rows are still there."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    DELETED = "deleted"
+
+
+class Granularity(StrEnum):
+    """How much time one partition of a dataset holds: of its files, and of its asset in Dagster."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+SCALARS = {
+    "timestamp": "TIMESTAMP",  # UTC: what a session's time zone is changes nothing
+    "string": "VARCHAR",
+    "double": "DOUBLE",
+    "integer": "BIGINT",
+    "boolean": "BOOLEAN",
+    "json": "JSON",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column. `type` is a scalar's name, `decimal(p,s)`, `list` or `struct`; a list has one element in `children`.
+
+    `is_key` marks a partition key that no schema declared: it can be asked for and filtered by, but is no part of a
+    row as long as nobody asks.
+
+    Raises:
+        InvalidDataset: the name or type can't be one; `pointer` says where it was.
+    """
+
+    name: str
+    type: str
+    children: tuple["Field", ...] = ()
+    is_key: bool = False
+
+    @classmethod
+    def parse(cls, given: Json, pointer: str = "", depth: int = 0) -> Self:
+        """From `{name, type, items?, fields?}`: `items` is a list's element type, `fields` are a struct's."""
+        name, kind = given.get("name"), given.get("type")
+        if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
+            raise _invalid(f"{pointer}/name", f"name {name!r}: give 1 to {MAX_NAME} printable characters")
+        if depth > MAX_DEPTH:
+            raise _invalid(pointer, f"field {name!r}: nested deeper than {MAX_DEPTH}")
+        return cls(name.strip(), *_parsed_type(name, kind, given, pointer, depth), bool(given.get("partitionKey")))
+
+    @property
+    def sql_type(self) -> str:
+        """The column's type in DuckDB."""
+        if self.type == "list":
+            return f"{self.children[0].sql_type}[]"
+        if self.type == "struct":
+            return f"STRUCT({', '.join(f'{quote(child.name)} {child.sql_type}' for child in self.children)})"
+        return SCALARS.get(self.type) or self.type.upper()
+
+    def to_json(self) -> Json:
+        shown: Json = {"name": self.name, "type": self.type}
+        if self.type == "list":
+            shown["items"] = {key: value for key, value in self.children[0].to_json().items() if key != "name"}
+        if self.type == "struct":
+            shown["fields"] = [child.to_json() for child in self.children]
+        return shown | {"partitionKey": True} if self.is_key else shown
+
+
+def _parsed_type(name: str, kind: Any, given: Json, pointer: str, depth: int) -> tuple[str, tuple[Field, ...]]:
+    if kind in SCALARS:
+        return kind, ()
+    if isinstance(kind, str) and (match := DECIMAL.fullmatch(kind.replace(" ", "").lower())):
+        precision, scale = int(match[1]), int(match[2])
+        if 1 <= precision <= 38 and scale <= precision:
+            return f"decimal({precision},{scale})", ()
+    if kind == "list" and isinstance(items := given.get("items"), dict):
+        return kind, (Field.parse(items | {"name": "element"}, f"{pointer}/items", depth + 1),)
+    if kind == "struct" and isinstance(fields := given.get("fields"), list) and fields:
+        return kind, parse_fields(fields, f"{pointer}/fields", depth + 1)
+    raise _invalid(
+        f"{pointer}/type",
+        f"type {kind!r} of field {name!r}: use {', '.join(SCALARS)}, decimal(p,s), list with `items`"
+        " or struct with `fields`",
+    )
+
+
+def parse_fields(given: list[Any], pointer: str, depth: int = 0) -> tuple[Field, ...]:
+    """Fields with names that differ in more than their case, which DuckDB does not tell apart.
+
+    Raises:
+        InvalidDataset: one can't be a field, two have one name, or there are too many.
+    """
+    if not 0 < len(given) <= MAX_FIELDS:
+        raise _invalid(pointer, f"{len(given)} fields: give 1 to {MAX_FIELDS}")
+    fields, seen = [], set[str]()
+    for index, each in enumerate(given):
+        where = f"{pointer}/{index}"
+        if not isinstance(each, dict):
+            raise _invalid(where, "a field is an object with name and type")
+        field = Field.parse(each, where, depth)
+        if field.name.lower() in seen:
+            raise _invalid(f"{where}/name", f"field {field.name!r} is there twice (case does not tell them apart)")
+        seen.add(field.name.lower())
+        fields.append(field)
+    return tuple(fields)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a dataset in their order, partition keys that nobody declared as a field included."""
+
+    fields: tuple[Field, ...]
+
+    @classmethod
+    def parse(cls, given: list[Any], pointer: str = "/schema/fields") -> Self:
+        return cls(parse_fields(given, pointer))
+
+    @cached_property
+    def by_name(self) -> dict[str, Field]:
+        """Fields by their name in lower case."""
+        return {field.name.lower(): field for field in self.fields}
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the fields sorted by name: the order of columns does not make another version (contract C.2)."""
+        parts = sorted(f"{field.name}:{field.sql_type}" for field in self.fields)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def find(self, name: str) -> Field | None:
+        return self.by_name.get(name.lower())
+
+    def to_json(self) -> list[Json]:
+        return [field.to_json() for field in self.fields]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What reading and writing must know of a dataset.
+
+    `table` is its table in the lake and `area` the lake's schema it is in, of which each storage target has one.
+    `partition_keys` are the columns whose values have files of their own. `schema_version` is 0, and `schema` empty,
+    until there is a schema.
+    """
+
+    id: str
+    slug: str
+    table: str
+    area: str
+    status: Status
+    timestamp_column: str
+    partition_keys: tuple[str, ...]
+    granularity: Granularity
+    schema: Schema
+    schema_version: int
+    metadata: Json
+
+    @property
+    def relation(self) -> str:
+        """The quoted table, as SQL on an attached lake says it."""
+        return f"lake.{quote(self.area)}.{quote(self.table)}"
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """Both ends belong to it."""
+
+    start: datetime
+    end: datetime
+
+
+def parse_stored_fields(given: list[Json]) -> Schema:
+    """The schema of a version's row, which was checked when it was written; none has no fields."""
+    return Schema(tuple(Field.parse(each) for each in given))
+
+
+def parse_slug(given: str) -> str:
+    """A dataset's slug, in lower case.
+
+    Raises:
+        InvalidDataset: it is not one.
+    """
+    slug = given.lower()
+    if not SLUG.fullmatch(slug):
+        raise _invalid("/slug", f"slug {given[:130]!r}: use 3 to 120 of a-z, 0-9, '.', '_' and '-'")
+    return slug
+
+
+def quote(name: str) -> str:
+    """A name as an SQL identifier, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _invalid(pointer: str, message: str) -> InvalidDataset:
+    return InvalidDataset(message, pointers=[(pointer, message)])
