@@ -84,3 +84,15 @@ class LakeBusy(TooMany):
     """Every connection to the lake is in use."""
 
     code, title = "lake_busy", "The lake is busy"
+
+
+class InvalidQuery(InvalidInput):
+    code, title = "invalid_query", "Invalid query"
+
+
+class QueryTooLong(Refused):
+    code, title = "query_too_long", "Query took too long"
+
+
+class QueryTooBig(Refused):
+    code, title = "query_too_big", "Query needs too much"

@@ -6,31 +6,41 @@ instance whose borrower failed is not lent again. Before one is closed it is rol
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from queue import Empty, LifoQueue
+from typing import Any
 from urllib.parse import urlsplit
 
 import duckdb
 import fsspec
 import psycopg
+import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from apphub_assets.errors import AppHubError
 from apphub_assets.settings import Settings
-from apphub_assets.timestore.errors import LakeBusy, LakeConflict, LakeUnavailable, StorageMoved
+from apphub_assets.timestore.errors import (
+    LakeBusy,
+    LakeConflict,
+    LakeUnavailable,
+    QueryTooBig,
+    QueryTooLong,
+    StorageMoved,
+)
 from apphub_assets.timestore.spec import quote
 
 EXTENSIONS = ("ducklake", "postgres_scanner", "httpfs")
 # What DuckDB does not read by itself, fsspec does.
 THROUGH_FSSPEC = {"gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
 KINDS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure_blob", "abfss": "azure_blob", "az": "azure_blob"}
+BATCH_ROWS = 8192
 PREPARATION = 7_204_117_002
-CONFLICT = re.compile(r"transaction conflict|Failed to commit DuckLake transaction", re.IGNORECASE)
+CONFLICT = re.compile(r"transaction conflict|duplicate key value", re.IGNORECASE)
 PASSWORD = re.compile(r"password=('(?:[^'\\]|\\.)*'|\S+)")
 
 Connection = duckdb.DuckDBPyConnection
@@ -67,8 +77,54 @@ class Lake:
             LakeBusy, LakeUnavailable, StorageMoved: none came free in time; the lake can't be opened.
         """
         access = Access(read_only=True, memory_bytes=self._settings.query_memory_bytes)
-        with self._lent(self._readers, access) as connection:
-            yield connection
+        with self._lent(self._readers, access) as loan:
+            yield loan.connection
+
+    @contextmanager
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[pa.RecordBatchReader]:
+        """Stream the answer to a SELECT; the instance is lent for as long as the block lasts.
+
+        Raises:
+            LakeBusy, LakeUnavailable, StorageMoved: none came free in time; the lake can't be opened or read.
+            QueryTooLong, QueryTooBig: it took more than APPHUB_QUERY_TIMEOUT, or more memory and disk than it may.
+        """
+        access = Access(read_only=True, memory_bytes=self._settings.query_memory_bytes)
+        with self._lent(self._readers, access) as loan, self._bounded(loan):
+            yield self._stream(loan, access, sql, parameters)
+
+    def _stream(self, loan: "_Loan", access: Access, sql: str, parameters: Sequence[Any]) -> pa.RecordBatchReader:
+        """Start a query; what fails is tried once more on a new instance.
+
+        A reader remembers which tables hold inlined rows. When a flush removes one that a change of schema had made
+        superfluous, it goes on asking for it until it is attached anew (duckdb/ducklake issues 1305 and 1413); the
+        error then is an internal one, or only that the transaction was aborted.
+        """
+        try:
+            return loan.connection.execute(sql, parameters).to_arrow_reader(BATCH_ROWS)
+        except (duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.BinderException, duckdb.ParserException):
+            raise
+        except duckdb.Error:
+            _close(loan.connection)
+            loan.connection = self._open(access)
+            return loan.connection.execute(sql, parameters).to_arrow_reader(BATCH_ROWS)
+
+    @contextmanager
+    def _bounded(self, loan: "_Loan") -> Iterator[None]:
+        seconds = self._settings.query_timeout
+        timer = threading.Timer(seconds, lambda: loan.connection.interrupt())  # noqa: PLW0108 whichever it is by then
+        timer.start()
+        try:
+            yield
+        except duckdb.InterruptException:
+            raise QueryTooLong(
+                f"the query took more than {seconds:g} s (APPHUB_QUERY_TIMEOUT); ask for less at once"
+            ) from None
+        except duckdb.OutOfMemoryException as error:
+            raise QueryTooBig(
+                f"the query needs more than APPHUB_QUERY_MEMORY_BYTES and APPHUB_QUERY_TEMP_BYTES allow: {clean(error)}"
+            ) from None
+        finally:
+            timer.cancel()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -78,8 +134,8 @@ class Lake:
             LakeBusy, LakeUnavailable, StorageMoved: none came free in time; the lake can't be opened.
         """
         access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)
-        with self._lent(self._writers, access) as connection:
-            yield connection
+        with self._lent(self._writers, access) as loan:
+            yield loan.connection
 
     @contextmanager
     def opened(self, access: Access) -> Iterator[Connection]:
@@ -102,9 +158,11 @@ class Lake:
                 return
             with translated(), psycopg.connect(self._conninfo, autocommit=True) as postgres:
                 postgres.execute("SELECT pg_advisory_lock(%s)", [PREPARATION])
-                self._check_storage(postgres)
-                self._attach_once()
-                _put_trigger(postgres)
+                if _is_new(postgres):
+                    self._make()
+                    _put_trigger(postgres)
+                else:
+                    self._check_storage(postgres)
                 for name, url in self._settings.storage_targets.items():
                     self._add_target(postgres, name, url)
             self._is_prepared = True
@@ -116,19 +174,19 @@ class Lake:
                 _close(connection)
 
     @contextmanager
-    def _lent(self, pool: "_Pool", access: Access) -> Iterator[Connection]:
+    def _lent(self, pool: "_Pool", access: Access) -> Iterator["_Loan"]:
         self.prepare()
         if not pool.free.acquire(timeout=self._settings.query_timeout):
             raise LakeBusy("every connection to the lake is in use; try again", retry_after=5)
         try:
-            connection = pool.take_idle() or self._open(access)
+            loan = _Loan(pool.take_idle() or self._open(access))
             try:
                 with translated():
-                    yield connection
+                    yield loan
             except BaseException:
-                _close(connection)
+                _close(loan.connection)
                 raise
-            pool.idle.put(connection)
+            pool.idle.put(loan.connection)
         finally:
             pool.free.release()
 
@@ -195,7 +253,7 @@ class Lake:
         options += ["READ_ONLY"] if access.read_only else []
         return f"ATTACH {literal('ducklake:postgres:' + self._conninfo)} AS lake ({', '.join(options)})"
 
-    def _attach_once(self) -> None:
+    def _make(self) -> None:
         if "://" not in self.data_path:
             Path(self.data_path).mkdir(parents=True, exist_ok=True)
         with self.opened(Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)):
@@ -203,9 +261,6 @@ class Lake:
 
     def _check_storage(self, postgres: psycopg.Connection[tuple[str]]) -> None:
         """A lake whose folder was moved is used where it is now; one whose files stayed behind is not."""
-        is_new = postgres.execute("SELECT 1 WHERE to_regclass('timestore.ducklake_metadata') IS NULL").fetchone()
-        if is_new:
-            return
         row = postgres.execute("SELECT value FROM timestore.ducklake_metadata WHERE key = 'data_path'").fetchone()
         recorded = row[0].rstrip("/") if row else self.data_path
         if recorded == self.data_path:
@@ -251,6 +306,11 @@ class Lake:
         )  # fmt: skip
 
 
+@dataclass
+class _Loan:
+    connection: Connection
+
+
 class _Pool:
     """Instances that nobody uses now, and how many more may be lent."""
 
@@ -285,7 +345,7 @@ def translated() -> Iterator[None]:
 def _translation(error: duckdb.Error) -> AppHubError | None:
     """DuckDB wraps what its extensions meet in errors of any kind, so the text decides."""
     message = str(error)
-    if "duplicate key value" in message or (CONFLICT.search(message) and "onnection" not in message):
+    if CONFLICT.search(message):
         return LakeConflict("the dataset was changed at the same time", retry_after=1)
     signs = ("onnection", "server closed", "shutting down", "starting up", "IO Error", "HTTP", "No space left")
     if any(sign in message for sign in signs):
@@ -315,6 +375,15 @@ def _close(connection: Connection) -> None:
         connection.execute("USE memory")
         connection.execute("DETACH lake")
     connection.close()
+
+
+def _is_new(postgres: psycopg.Connection[tuple[str]]) -> bool:
+    """Whether there is no lake yet, or one whose making was cut short before its trigger was there."""
+    found = postgres.execute(
+        "SELECT tgname::text FROM pg_trigger WHERE tgname = 'write_receipt'"
+        " AND tgrelid = to_regclass('timestore.ducklake_snapshot_changes')"
+    ).fetchone()
+    return found is None
 
 
 def _put_trigger(postgres: psycopg.Connection[tuple[str]]) -> None:

@@ -14,7 +14,9 @@ SLUG = re.compile(r"[a-z0-9._-]{3,120}")
 # What DuckDB adds to the contract's five types: fixed decimals, JSON documents, and lists and structs of any type.
 DECIMAL = re.compile(r"decimal\((\d{1,2}),(\d{1,2})\)")
 MAX_FIELDS = 1000
-MAX_NAME = 120
+# Inlined rows are in tables of Postgres with columns of the same names, so what it can't call a column, we can't.
+MAX_NAME_BYTES = 63
+RESERVED = {"row_id", "begin_snapshot", "end_snapshot", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 MAX_DEPTH = 8
 
 Json = dict[str, Any]
@@ -66,8 +68,11 @@ class Field:
     def parse(cls, given: Json, pointer: str = "", depth: int = 0) -> Self:
         """From `{name, type, items?, fields?}`: `items` is a list's element type, `fields` are a struct's."""
         name, kind = given.get("name"), given.get("type")
-        if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
-            raise _invalid(f"{pointer}/name", f"name {name!r}: give 1 to {MAX_NAME} printable characters")
+        if not isinstance(name, str) or not is_name(name.strip()):
+            raise _invalid(
+                f"{pointer}/name",
+                f"name {name!r}: give printable characters, at most {MAX_NAME_BYTES} bytes, none of {sorted(RESERVED)}",
+            )
         if depth > MAX_DEPTH:
             raise _invalid(pointer, f"field {name!r}: nested deeper than {MAX_DEPTH}")
         return cls(name.strip(), *_parsed_type(name, kind, given, pointer, depth), bool(given.get("partitionKey")))
@@ -207,6 +212,11 @@ def parse_slug(given: str) -> str:
     if not SLUG.fullmatch(slug):
         raise _invalid("/slug", f"slug {given[:130]!r}: use 3 to 120 of a-z, 0-9, '.', '_' and '-'")
     return slug
+
+
+def is_name(given: str) -> bool:
+    """Whether it can be a column."""
+    return 0 < len(given.encode()) <= MAX_NAME_BYTES and given.isprintable() and given.lower() not in RESERVED
 
 
 def quote(name: str) -> str:

@@ -26,8 +26,8 @@ def insert(lake: Lake, rows: int, day: str = "2025-01-01") -> None:
 
 
 def ask(lake: Lake, sql: str) -> list[tuple]:
-    with lake.reading() as connection:
-        return connection.execute(sql).fetchall()
+    with lake.query(sql) as found:
+        return [tuple(row.values()) for row in found.read_all().to_pylist()]
 
 
 def test_a_transaction_is_seen_whole_or_not_at_all(readings: Lake):
@@ -51,11 +51,15 @@ def test_two_inserts_at_once_both_succeed(readings: Lake):
 
 
 def test_an_insert_beside_a_change_of_the_table_is_a_conflict(readings: Lake):
-    with pytest.raises(LakeConflict), readings.writing() as one, readings.writing() as other:
-        one.begin()
-        one.execute("INSERT INTO lake.readings VALUES (TIMESTAMP '2025-01-01', 'a', 1)")
-        other.execute("ALTER TABLE lake.readings ADD COLUMN note VARCHAR")
-        one.commit()
+    def insert_beside_a_change() -> None:
+        with readings.writing() as one, readings.writing() as other:
+            one.begin()
+            one.execute("INSERT INTO lake.readings VALUES (TIMESTAMP '2025-01-01', 'a', 1)")
+            other.execute("ALTER TABLE lake.readings ADD COLUMN note VARCHAR")
+            one.commit()
+
+    with pytest.raises(LakeConflict):
+        insert_beside_a_change()
     assert ask(readings, "SELECT count(*) FROM lake.readings") == [(0,)]
 
 
