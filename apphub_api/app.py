@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
@@ -27,7 +27,11 @@ from apphub_api.logging import configure_logging
 from apphub_api.platform import Platform
 from apphub_assets.settings import Settings, load_settings
 
+# Clients of the first AppHub's timestore use these also under /v1.
+TIMESTORE: tuple[APIRouter, ...] = ()
+
 ROUTERS = (
+    *TIMESTORE,
     search.router,  # GET /apps /tags/suggest
     catalog.router,  # /apps
     builds.router,  # /builds
@@ -62,6 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
         # Clients of the first AppHub use either; one of them is enough in the documentation.
         app.include_router(router, prefix="/api", include_in_schema=False)
+    for router in TIMESTORE:
+        app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(dagster_ui.router)
     app.include_router(preview.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -11,6 +11,7 @@ from apphub_assets.kit.db import Database
 from apphub_assets.launches.keeper import Keeper
 from apphub_assets.orchestrator import Orchestrator
 from apphub_assets.settings import Settings
+from apphub_assets.timestore.lake import Lake
 
 
 class Platform:
@@ -28,6 +29,7 @@ class Platform:
         self.metrics = CollectorRegistry()
         self.metrics.register(StateCollector(self.database, self.fanout))
         self.proxy = ReverseProxy()
+        self.lake = Lake(settings)
         self.keeper = Keeper(self.database, self.engine, settings, self.orchestrator)
 
     def start(self) -> None:
@@ -41,4 +43,5 @@ class Platform:
         self.fanout.stop()
         self.orchestrator.close()
         self.engine.close()
+        self.lake.close()
         self.database.close()
