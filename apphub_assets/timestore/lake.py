@@ -52,6 +52,7 @@ class Access:
 
     read_only: bool
     memory_bytes: int
+    inline: bool = True
 
 
 class Lake:
@@ -62,7 +63,7 @@ class Lake:
         self._prepared = threading.Lock()
         self._is_prepared = False
         self._readers = _Pool(settings.query_concurrency)
-        self._writers = _Pool(2)
+        self._writers = {inline: _Pool(2) for inline in (True, False)}
 
     @property
     def data_path(self) -> str:
@@ -127,14 +128,16 @@ class Lake:
             timer.cancel()
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, inline: bool = True) -> Iterator[Connection]:
         """Lend an instance that can write. What the borrower did not commit is rolled back.
+
+        Without `inline` every row goes to a file, even if there are few.
 
         Raises:
             LakeBusy, LakeUnavailable, StorageMoved: none came free in time; the lake can't be opened.
         """
-        access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)
-        with self._lent(self._writers, access) as loan:
+        access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes, inline=inline)
+        with self._lent(self._writers[inline], access) as loan:
             yield loan.connection
 
     @contextmanager
@@ -169,7 +172,7 @@ class Lake:
 
     def close(self) -> None:
         """Close every idle instance."""
-        for pool in (self._readers, self._writers):
+        for pool in (self._readers, *self._writers.values()):
             while (connection := pool.take_idle()) is not None:
                 _close(connection)
 
@@ -247,7 +250,7 @@ class Lake:
         options = [
             f"DATA_PATH {literal(self.data_path)}",
             "META_SCHEMA 'timestore'",
-            f"DATA_INLINING_ROW_LIMIT {self._settings.ingest_inline_rows}",
+            f"DATA_INLINING_ROW_LIMIT {self._settings.ingest_inline_rows if access.inline else 0}",
             "OVERRIDE_DATA_PATH true",
         ]
         options += ["READ_ONLY"] if access.read_only else []

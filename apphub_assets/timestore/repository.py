@@ -1,11 +1,13 @@
 """Every statement on the timestore's own tables; those on the lake are in `store.py`."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, select, text
+from sqlalchemy import Row, Select, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from apphub_assets.timestore.models import Dataset, SchemaVersion, StorageTarget
+from apphub_assets.timestore.errors import StorageTargetNotFound
+from apphub_assets.timestore.models import Batch, Dataset, SchemaVersion, StorageTarget
 from apphub_assets.timestore.spec import DatasetInfo, Granularity, Schema, Status, parse_stored_fields
 
 # Held from before a commit of the lake until after it: many that race would only make each other try again.
@@ -30,6 +32,32 @@ def list_datasets(session: Session) -> list[DatasetInfo]:
     return [_dataset_info(row) for row in rows]
 
 
+def find_datasets(session: Session, slugs: Collection[str]) -> list[DatasetInfo]:
+    """The datasets of these slugs that are not deleted."""
+    rows = session.execute(_info().where(Dataset.slug.in_(slugs), Dataset.status != Status.DELETED))
+    return [_dataset_info(row) for row in rows]
+
+
+def free_table(session: Session, slug: str, dataset_id: str) -> str:
+    """A table for a new dataset: called like it, if no other was called so before."""
+    taken = session.scalar(select(Dataset.id).where(Dataset.table_name == slug))
+    return slug if taken is None else f"{slug}_{dataset_id}"
+
+
+def area_of(session: Session, target_id: str) -> str:
+    """The lake's schema of a storage target.
+
+    Raises:
+        StorageTargetNotFound: there is no such target.
+    """
+    area = session.scalar(select(StorageTarget.area).where(StorageTarget.id == target_id))
+    if area is None:
+        raise StorageTargetNotFound(
+            f"storage target {target_id[:120]!r} not found; GET /admin/storage-targets lists those that exist"
+        )
+    return area
+
+
 def schema_at(session: Session, dataset_id: str, version: int) -> Schema | None:
     """The schema that a version of a dataset had."""
     fields = session.scalar(
@@ -48,6 +76,16 @@ def lock_commits(session: Session, seconds: float) -> None:
     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": COMMIT_LOCK})
 
 
+def any_known(session: Session, keys: Sequence[tuple[str, str]]) -> bool:
+    """Whether a batch of one of these (dataset id, key) is there."""
+    return session.scalar(select(Batch.id).where(tuple_(Batch.dataset_id, Batch.key).in_(keys)).limit(1)) is not None
+
+
+def batches_by_key(session: Session, keys: Sequence[tuple[str, str]]) -> list[Batch]:
+    """The batches of these (dataset id, key)."""
+    return list(session.scalars(select(Batch).where(tuple_(Batch.dataset_id, Batch.key).in_(keys))))
+
+
 def _info() -> Select[Any]:
     return (
         select(
@@ -62,6 +100,7 @@ def _info() -> Select[Any]:
             SchemaVersion.fields,
             Dataset.schema_version,
             Dataset.labels.label("labels"),
+            Dataset.storage_target_id,
         )
         .join(StorageTarget, StorageTarget.id == Dataset.storage_target_id)
         .outerjoin(
@@ -84,4 +123,5 @@ def _dataset_info(row: Row[Any]) -> DatasetInfo:
         schema=parse_stored_fields(row.fields or []),
         schema_version=row.schema_version,
         metadata=row.labels,
+        storage_target_id=row.storage_target_id,
     )

@@ -182,6 +182,7 @@ class DatasetInfo:
     schema: Schema
     schema_version: int
     metadata: Json
+    storage_target_id: str = "default"
 
     @property
     def relation(self) -> str:

@@ -1,0 +1,64 @@
+"""Every statement that changes tables and rows of the lake."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from apphub_assets.timestore.evolution import Change
+from apphub_assets.timestore.lake import Connection, literal
+from apphub_assets.timestore.spec import DatasetInfo, Field, Granularity, quote
+
+PARTITION_PARTS = {
+    Granularity.HOUR: ("year", "month", "day", "hour"),
+    Granularity.DAY: ("year", "month", "day"),
+    Granularity.MONTH: ("year", "month"),
+}
+
+
+def create_table(connection: Connection, dataset: DatasetInfo) -> None:
+    """Make a dataset's table with its schema: files by partition keys and time, rows in them by keys and time."""
+    columns = ", ".join(f"{quote(field.name)} {field.sql_type}" for field in dataset.schema.fields)
+    connection.execute(f"CREATE TABLE {dataset.relation} ({columns})")
+    time = quote(dataset.timestamp_column)
+    parts = [quote(key) for key in dataset.partition_keys]
+    parts += [f"{part}({time})" for part in PARTITION_PARTS[dataset.granularity]]
+    connection.execute(f"ALTER TABLE {dataset.relation} SET PARTITIONED BY ({', '.join(parts)})")
+    keys = [quote(field.name) for field in dataset.schema.fields if field.is_key]
+    connection.execute(f"ALTER TABLE {dataset.relation} SET SORTED BY ({', '.join([*keys, time])})")
+
+
+def change_table(connection: Connection, dataset: DatasetInfo, change: Change, defaults: dict[str, Any]) -> None:
+    """Add and widen columns; rows that are there show the default of a new one, else null."""
+    for field in change.added:
+        statement = f"ALTER TABLE {dataset.relation} ADD COLUMN {quote(field.name)} {field.sql_type}"
+        if defaults.get(field.name) is not None:
+            statement += f" DEFAULT {_constant(field, defaults[field.name])}"
+        connection.execute(statement)
+    for field in change.widened:
+        connection.execute(f"ALTER TABLE {dataset.relation} ALTER {quote(field.name)} SET DATA TYPE {field.sql_type}")
+
+
+def append(connection: Connection, dataset: DatasetInfo, rows: pa.Table) -> None:
+    """Add rows; columns are matched by name, and those that are missing take their default."""
+    connection.register("incoming", rows)
+    try:
+        names = ", ".join(quote(name) for name in rows.column_names)
+        connection.execute(f"INSERT INTO {dataset.relation} BY NAME SELECT {names} FROM incoming")
+    finally:
+        connection.unregister("incoming")
+
+
+def append_from(connection: Connection, dataset: DatasetInfo, select: str) -> None:
+    """Add what a SELECT on this connection gives; columns are matched by name."""
+    connection.execute(f"INSERT INTO {dataset.relation} BY NAME {select}")
+
+
+def delete_window(connection: Connection, dataset: DatasetInfo, conditions: Iterable[str]) -> int:
+    """Take out the rows for which all conditions hold; returns how many."""
+    found = connection.execute(f"DELETE FROM {dataset.relation} WHERE {' AND '.join(conditions)}").fetchone()
+    return int(found[0]) if found else 0
+
+
+def _constant(field: Field, value: Any) -> str:
+    return f"CAST({literal(str(value))} AS {field.sql_type})"
