@@ -55,6 +55,20 @@ class Access:
     inline: bool = True
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How another process opens the lake for reading, without this module: it needs DuckDB alone, and starts fast.
+
+    `statements` hold passwords. `filesystems` are those to register from fsspec. `places` are the folders and URLs
+    that hold files, each with a slash at its end.
+    """
+
+    config: dict[str, str]
+    filesystems: list[str]
+    statements: list[str]
+    places: list[str]
+
+
 class Lake:
     """The lake of these settings. Cheap to make; opened at first use; safe to share between threads."""
 
@@ -150,6 +164,17 @@ class Lake:
         finally:
             _close(connection)
 
+    def recipe(self, memory_bytes: int) -> Recipe:
+        """How to open it so that nothing can be written: not even by what knows a way into the catalog's database."""
+        access = Access(read_only=True, memory_bytes=memory_bytes)
+        options = f"{conninfo_to_dict(self._conninfo).get('options') or ''} -c default_transaction_read_only=on"
+        return Recipe(
+            config={name: str(value) for name, value in self._config(access).items()},
+            filesystems=sorted(self._schemes & THROUGH_FSSPEC),
+            statements=[*self._loading(), self._attach(access, make_conninfo(self._conninfo, options=options.strip()))],
+            places=[f"{url.rstrip('/')}/" for url in self._urls],
+        )
+
     def prepare(self) -> None:
         """Make the lake's catalog where there is none, and see that commits bring their receipts. Any number of times.
 
@@ -198,7 +223,7 @@ class Lake:
         try:
             with translated():
                 self._load(connection)
-                connection.execute(self._attach(access))
+                connection.execute(self._attach(access, self._conninfo))
         except BaseException:
             connection.close()
             raise
@@ -216,16 +241,23 @@ class Lake:
         }
 
     def _load(self, connection: Connection) -> None:
-        for extension in EXTENSIONS:
-            connection.execute(f"LOAD {literal(_extension_file(extension))}")
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET ducklake_max_retry_count = 3")
-        for url in (self.data_path, *self._settings.storage_targets.values()):
-            scheme = urlsplit(url).scheme
-            if scheme == "s3":
-                connection.execute(self._s3_secret())
-            elif scheme in THROUGH_FSSPEC:
-                connection.register_filesystem(fsspec.filesystem(scheme))
+        for scheme in self._schemes & THROUGH_FSSPEC:
+            connection.register_filesystem(fsspec.filesystem(scheme))
+        for statement in self._loading():
+            connection.execute(statement)
+
+    def _loading(self) -> list[str]:
+        statements = [f"LOAD {literal(_extension_file(extension))}" for extension in EXTENSIONS]
+        statements += ["SET TimeZone = 'UTC'", "SET ducklake_max_retry_count = 3"]
+        return statements + ([self._s3_secret()] if "s3" in self._schemes else [])
+
+    @property
+    def _urls(self) -> list[str]:
+        return [self.data_path, *self._settings.storage_targets.values()]
+
+    @property
+    def _schemes(self) -> set[str]:
+        return {urlsplit(url).scheme for url in self._urls}
 
     def _s3_secret(self) -> str:
         settings = self._settings
@@ -245,7 +277,7 @@ class Lake:
         url = self._settings.sqlalchemy_url.replace("+psycopg", "", 1)
         return make_conninfo("connect_timeout=5 application_name=apphub-lake", **conninfo_to_dict(url))
 
-    def _attach(self, access: Access) -> str:
+    def _attach(self, access: Access, conninfo: str) -> str:
         # OVERRIDE_DATA_PATH: where the files are, the settings say; `prepare` has compared.
         options = [
             f"DATA_PATH {literal(self.data_path)}",
@@ -254,7 +286,7 @@ class Lake:
             "OVERRIDE_DATA_PATH true",
         ]
         options += ["READ_ONLY"] if access.read_only else []
-        return f"ATTACH {literal('ducklake:postgres:' + self._conninfo)} AS lake ({', '.join(options)})"
+        return f"ATTACH {literal('ducklake:postgres:' + conninfo)} AS lake ({', '.join(options)})"
 
     def _make(self) -> None:
         if "://" not in self.data_path:
