@@ -57,9 +57,10 @@ class Settings(BaseSettings):
     storage_targets: dict[str, str] = Field(
         {}, description='JSON object of further places for datasets, e.g. {"cold": "s3://archive/apphub"}.'
     )
-    ingest_max_json_bytes: int = Field(64 * MIB, description="Largest JSON, NDJSON or CSV body of an ingest.")
+    ingest_max_json_bytes: int = Field(16 * MIB, description="Largest JSON, NDJSON or CSV body of an ingest.")
     ingest_max_bytes: int = Field(1024 * MIB, description="Largest Parquet or Arrow body of an ingest, once unpacked.")
-    ingest_queue_bytes: int = Field(128 * MIB, description="Batches that wait to be written; further ones get a 429.")
+    ingest_max_rows: int = Field(20_000_000, description="Most rows of one ingest.")
+    ingest_queue_bytes: int = Field(64 * MIB, description="Batches that wait to be written; further ones get a 429.")
     ingest_timeout: float = Field(30.0, description="A batch that can't be written by then is refused.")
     ingest_inline_rows: int = Field(1000, description="Smaller commits go into Postgres until they are flushed.")
     write_memory_bytes: int = Field(256 * MIB, description="DuckDB's memory for writing, per process.")
@@ -67,6 +68,13 @@ class Settings(BaseSettings):
     query_concurrency: int = Field(3, description="Queries at once per API process; further ones wait.")
     query_timeout: float = Field(60.0, description="Deadline of one query.")
     query_temp_bytes: int = Field(4096 * MIB, description="Disk one query may use for what does not fit its memory.")
+
+    retention_max_age_hours: float = Field(720.0, description="Age at which rows go, for datasets without a policy.")
+    retention_max_total_bytes: int = Field(
+        500 * 1024 * MIB, description="Size beyond which the oldest rows go, for datasets without a policy."
+    )
+    delete_grace_minutes: float = Field(5.0, description="How long deleted datasets and rows can be had back.")
+    access_retention_days: float = Field(90.0, description="Age at which entries leave the datasets' audit logs.")
 
     # Identity
     operator_tokens: SecretStr | None = Field(None, description="JSON array of {token, subject?, scopes?, kind?}.")

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
 
@@ -45,7 +44,6 @@ class Rows:
 class File:
     """Rows in a Parquet file or an Arrow stream, too many for memory; `columns` is what to SELECT to have them."""
 
-    file: IO[bytes]
     path: Path
     is_arrow: bool
     columns: str

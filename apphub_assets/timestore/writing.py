@@ -46,6 +46,9 @@ class Caller:
     correlation_id: str | None = None
 
 
+NOBODY = Caller()
+
+
 @dataclass(frozen=True)
 class Incoming:
     """A batch that was checked as far as that goes without the dataset.
@@ -69,7 +72,7 @@ class Incoming:
     backfill: bool = False
     dataset_name: str | None = None
     storage_target_id: str | None = None
-    caller: Caller = Caller()
+    caller: Caller = NOBODY
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     id: str = field(default_factory=new_id)
 
