@@ -68,12 +68,11 @@ class Settings(BaseSettings):
     query_concurrency: int = Field(3, description="Queries at once per API process; further ones wait.")
     query_timeout: float = Field(60.0, description="Deadline of one query.")
     query_temp_bytes: int = Field(4096 * MIB, description="Disk one query may use for what does not fit its memory.")
-
     retention_max_age_hours: float = Field(720.0, description="Age at which rows go, for datasets without a policy.")
     retention_max_total_bytes: int = Field(
         500 * 1024 * MIB, description="Size beyond which the oldest rows go, for datasets without a policy."
     )
-    delete_grace_minutes: float = Field(5.0, description="How long deleted datasets and rows can be had back.")
+    delete_grace_minutes: float = Field(5.0, ge=0, description="How long deleted datasets and rows can be had back.")
     access_retention_days: float = Field(90.0, description="Age at which entries leave the datasets' audit logs.")
 
     # Identity
