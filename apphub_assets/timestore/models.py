@@ -27,7 +27,10 @@ class StorageTarget(Base, Timestamps):
 
 
 class Dataset(Base, Timestamps):
-    """A dataset. `table_name` is its table in the lake and never changes, whatever the slug becomes."""
+    """A dataset. `table_name` is its table in the lake and never changes, whatever the slug becomes.
+
+    `status_before` is what a deleted one's status was; its rows go after `purge_after`.
+    """
 
     __tablename__ = "datasets"
     __table_args__ = (
@@ -55,6 +58,7 @@ class Dataset(Base, Timestamps):
     labels: Mapped[dict[str, Any]] = mapped_column("metadata")
     created_by: Mapped[str | None]
     purge_after: Mapped[datetime | None]
+    status_before: Mapped[str | None]
 
 
 class SchemaVersion(Base):

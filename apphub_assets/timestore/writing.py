@@ -260,6 +260,7 @@ def note_schema(commit: Commit, dataset: DatasetInfo, change: dict[str, Any], ca
             "checksum": dataset.schema.checksum,
             "change": change,
             "created_by": caller.subject,
+            "storage_target_id": dataset.storage_target_id,
         }
     )
 

@@ -31,8 +31,19 @@ BEGIN
     INSERT INTO timestore.schema_versions (id, dataset_id, version, fields, checksum, change, created_by)
         SELECT id, dataset_id, version, fields, checksum, change, created_by
         FROM jsonb_populate_recordset(NULL::timestore.schema_versions, receipt->'schemas');
-    UPDATE timestore.datasets d SET schema_version = s.version, updated_at = clock_timestamp()
+    UPDATE timestore.datasets d SET schema_version = s.version,
+            updated_at = greatest(clock_timestamp(), d.updated_at + interval '1 microsecond')
         FROM jsonb_populate_recordset(NULL::timestore.schema_versions, receipt->'schemas') s WHERE d.id = s.dataset_id;
+    IF EXISTS (
+        SELECT FROM jsonb_to_recordset(receipt->'schemas') AS s(dataset_id text, storage_target_id text)
+        JOIN timestore.datasets d ON d.id = s.dataset_id WHERE d.storage_target_id <> s.storage_target_id
+    ) THEN
+        RAISE EXCEPTION 'transaction conflict: the dataset was given another storage target meanwhile';
+    END IF;
+    UPDATE timestore.datasets d SET storage_target_id = m.storage_target_id,
+            updated_at = greatest(clock_timestamp(), d.updated_at + interval '1 microsecond')
+        FROM jsonb_to_recordset(receipt->'moves') AS m(dataset_id text, storage_target_id text)
+        WHERE d.id = m.dataset_id;
 
     -- What was taken out goes first: a commit may replace a batch.
     WITH gone AS (
@@ -158,6 +169,7 @@ def upgrade() -> None:
         sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_by", sa.String(), nullable=True),
         sa.Column("purge_after", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("status_before", sa.String(), nullable=True),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
