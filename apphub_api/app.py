@@ -15,6 +15,7 @@ from apphub_api import (
     errors,
     events,
     identity,
+    ingest,
     launches,
     preview,
     search,
@@ -28,7 +29,9 @@ from apphub_api.platform import Platform
 from apphub_assets.settings import Settings, load_settings
 
 # Clients of the first AppHub's timestore use these also under /v1.
-TIMESTORE: tuple[APIRouter, ...] = ()
+TIMESTORE: tuple[APIRouter, ...] = (
+    ingest.router,  # POST /datasets/{slug}/ingest
+)
 
 ROUTERS = (
     *TIMESTORE,

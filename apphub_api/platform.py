@@ -1,8 +1,11 @@
 """What the API process holds for its lifetime: made once from the settings, closed at the end."""
 
+import asyncio
+
 from prometheus_client import CollectorRegistry
 
 from apphub_api.fanout import Fanout
+from apphub_api.limits import Budget
 from apphub_api.metrics import StateCollector
 from apphub_api.proxy import ReverseProxy
 from apphub_assets import containers
@@ -12,6 +15,7 @@ from apphub_assets.launches.keeper import Keeper
 from apphub_assets.orchestrator import Orchestrator
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.writer import Writer
 
 
 class Platform:
@@ -30,11 +34,16 @@ class Platform:
         self.metrics.register(StateCollector(self.database, self.fanout))
         self.proxy = ReverseProxy()
         self.lake = Lake(settings)
+        self.writer = Writer(self.lake, self.database, settings)
+        self.bodies = Budget(settings.ingest_queue_bytes)
+        # Bodies grow when they are parsed or unpacked: only few at once.
+        self.parsing, self.unpacking = asyncio.Semaphore(2), asyncio.Semaphore(2)
         self.keeper = Keeper(self.database, self.engine, settings, self.orchestrator)
 
     def start(self) -> None:
         """Start the threads that watch."""
         self.fanout.start()
+        self.writer.start()
         self.keeper.start()
 
     def close(self) -> None:
@@ -43,5 +52,6 @@ class Platform:
         self.fanout.stop()
         self.orchestrator.close()
         self.engine.close()
+        self.writer.stop()
         self.lake.close()
         self.database.close()

@@ -1,4 +1,4 @@
-"""From the body of an ingest to a batch that was checked as a whole: as long as anything is wrong, nothing is written."""
+"""From the body of an ingest to a batch that was checked as a whole: nothing is written while anything is wrong."""
 
 import hashlib
 from collections.abc import Sequence
