@@ -18,6 +18,18 @@ class DatasetInactive(Conflict):
     code, title = "dataset_inactive", "Dataset is archived"
 
 
+class DatasetHasRows(Conflict):
+    code, title = "dataset_has_rows", "Dataset has rows"
+
+
+class GraceOver(Conflict):
+    code, title = "grace_over", "Too late to restore"
+
+
+class ManifestNotFound(NotFound):
+    code, title = "manifest_not_found", "Manifest not found"
+
+
 class StorageTargetNotFound(NotFound):
     code, title = "storage_target_not_found", "Storage target not found"
 

@@ -1,13 +1,16 @@
 """Every statement on the timestore's own tables; those on the lake are in `store.py`."""
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, cast
 
-from sqlalchemy import Row, Select, select, text, tuple_
+from sqlalchemy import Row, Select, Table, delete, func, or_, select, text, tuple_
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from apphub_assets.timestore.errors import StorageTargetNotFound
-from apphub_assets.timestore.models import Batch, Dataset, SchemaVersion, StorageTarget
+from apphub_assets.timestore.models import Access, Batch, Dataset, Manifest, SchemaVersion, StorageTarget
+from apphub_assets.timestore.paging import AccessQuery, BatchQuery, DatasetQuery
 from apphub_assets.timestore.spec import DatasetInfo, Granularity, Schema, Status, parse_stored_fields
 
 # Held from before a commit of the lake until after it: many that race would only make each other try again.
@@ -125,3 +128,185 @@ def _dataset_info(row: Row[Any]) -> DatasetInfo:
         metadata=row.labels,
         storage_target_id=row.storage_target_id,
     )
+
+
+# --- administration -----------------------------------------------------------------------------------------------
+
+
+def dataset_row(session: Session, id_or_slug: str, *, lock: bool = False) -> Dataset | None:
+    """The row of a dataset that is not deleted, read anew; with `lock`, nobody else changes it in this transaction."""
+    found = _by_reference(id_or_slug).where(Dataset.status != Status.DELETED)
+    return session.scalar(_fresh(found, lock=lock))
+
+
+def row_of_slug(session: Session, slug: str) -> Dataset | None:
+    """The row of the dataset that has a slug and is not deleted, read anew."""
+    return session.scalar(
+        _fresh(select(Dataset).where(Dataset.slug == slug, Dataset.status != Status.DELETED), lock=False)
+    )
+
+
+def deleted_row(session: Session, id_or_slug: str, *, lock: bool = False) -> Dataset | None:
+    """The row of a deleted dataset; of several that had the slug, the one deleted last."""
+    found = _by_reference(id_or_slug).where(Dataset.status == Status.DELETED).order_by(Dataset.updated_at.desc())
+    return session.scalar(_fresh(found, lock=lock))
+
+
+def row_even_deleted(session: Session, id_or_slug: str) -> Dataset | None:
+    """The row of a dataset, or if there is none, of a deleted one."""
+    return dataset_row(session, id_or_slug) or deleted_row(session, id_or_slug)
+
+
+def _by_reference(id_or_slug: str) -> Select[Dataset]:
+    is_id = Dataset.id == id_or_slug
+    return select(Dataset).where(is_id | (Dataset.slug == id_or_slug.lower())).order_by(is_id.desc()).limit(1)
+
+
+def _fresh(found: Select[Dataset], *, lock: bool) -> Select[Dataset]:
+    found = found.execution_options(populate_existing=True)
+    return found.with_for_update() if lock else found
+
+
+def insert_dataset(session: Session, values: Mapping[str, Any]) -> bool:
+    """Add a dataset by column; False when another one that is not deleted has its slug."""
+    statement = insert(cast(Table, Dataset.__table__)).values(dict(values))
+    free = statement.on_conflict_do_nothing(index_elements=["slug"], index_where=text("status <> 'deleted'"))
+    return session.scalar(free.returning(Dataset.id)) is not None
+
+
+def save(session: Session, row: Dataset) -> None:
+    """Write a changed row with a time of change that is later than the one before.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: another dataset has its slug.
+    """
+    grown = func.greatest(func.clock_timestamp(), Dataset.updated_at + text("interval '1 microsecond'"))
+    row.updated_at = grown
+    session.flush()
+    session.refresh(row)
+
+
+def find_page(session: Session, query: DatasetQuery) -> list[Dataset]:
+    """Datasets, those changed last first, one more than asked for if there are more."""
+    found = select(Dataset).order_by(Dataset.updated_at.desc(), Dataset.id.desc()).limit(query.limit + 1)
+    found = found.where(Dataset.status == query.status if query.status else Dataset.status != Status.DELETED)
+    if query.search:
+        texts = (Dataset.slug, Dataset.name, Dataset.description)
+        found = found.where(or_(*(column.icontains(query.search, autoescape=True) for column in texts)))
+    if query.before:
+        found = found.where(tuple_(Dataset.updated_at, Dataset.id) < tuple_(*query.before))
+    return list(session.scalars(found))
+
+
+def storage_targets(session: Session) -> list[StorageTarget]:
+    """Every storage target, the default one first."""
+    return list(session.scalars(select(StorageTarget).order_by(StorageTarget.url.nulls_first(), StorageTarget.name)))
+
+
+def storage_target(session: Session, target_id: str) -> StorageTarget:
+    """A storage target.
+
+    Raises:
+        StorageTargetNotFound: there is no such target.
+    """
+    area_of(session, target_id)
+    return session.get_one(StorageTarget, target_id)
+
+
+def has_batches(session: Session, dataset_id: str) -> bool:
+    """Whether there is anything in a dataset."""
+    live = select(Batch.id).where(Batch.dataset_id == dataset_id, Batch.retired_at.is_(None)).limit(1)
+    return session.scalar(live) is not None
+
+
+def totals(session: Session, dataset_id: str) -> tuple[int, int]:
+    """Batches and rows of a dataset."""
+    sums = select(func.sum(Manifest.partition_count), func.sum(Manifest.total_rows))
+    batches, rows = session.execute(sums.where(Manifest.dataset_id == dataset_id)).one()
+    return int(batches or 0), int(rows or 0)
+
+
+def add_access(session: Session, access: Access) -> None:
+    session.add(access)
+    session.flush()
+
+
+def accesses(session: Session, dataset_id: str, query: AccessQuery) -> list[Access]:
+    """Entries of a dataset's audit log, newest first, one more than asked for if there are more."""
+    found = select(Access).where(Access.dataset_id == dataset_id).order_by(Access.id.desc()).limit(query.limit + 1)
+    if query.before is not None:
+        found = found.where(Access.id < query.before)
+    if query.start is not None:
+        found = found.where(Access.created_at >= query.start)
+    if query.end is not None:
+        found = found.where(Access.created_at <= query.end)
+    if query.actions:
+        found = found.where(Access.action.in_(query.actions))
+    if query.success is not None:
+        found = found.where(Access.success.is_(query.success))
+    return list(session.scalars(found))
+
+
+def delete_accesses_before(session: Session, moment: datetime) -> int:
+    """Forget what was done before a moment; returns how many entries."""
+    return len(session.scalars(delete(Access).where(Access.created_at < moment).returning(Access.id)).all())
+
+
+def schema_versions(session: Session, dataset_id: str) -> list[SchemaVersion]:
+    """Every version of a dataset's schema, newest first."""
+    found = select(SchemaVersion).where(SchemaVersion.dataset_id == dataset_id)
+    return list(session.scalars(found.order_by(SchemaVersion.version.desc())))
+
+
+def batch_page(session: Session, dataset_id: str, query: BatchQuery) -> list[Batch]:
+    """Batches that are still there, newest day first, one more than asked for if there are more."""
+    order = (Batch.shard, Batch.id)
+    found = select(Batch).where(Batch.dataset_id == dataset_id, Batch.retired_at.is_(None))
+    if query.shard is not None:
+        found = found.where(Batch.shard == query.shard)
+    if query.before is not None:
+        found = found.where(tuple_(*order) < tuple_(*query.before))
+    return list(session.scalars(found.order_by(*(column.desc() for column in order)).limit(query.limit + 1)))
+
+
+def manifests(session: Session, dataset_id: str, shards: Collection[date]) -> dict[date, Manifest]:
+    """The manifests of these days that have batches."""
+    found = select(Manifest).where(Manifest.dataset_id == dataset_id, Manifest.shard.in_(shards))
+    return {manifest.shard: manifest for manifest in session.scalars(found.where(Manifest.partition_count > 0))}
+
+
+# DuckLake's own tables, of which only what its specification says is read here:
+# https://ducklake.select/docs/stable/specification/tables/overview
+TABLES = """
+    SELECT t.table_id FROM timestore.ducklake_table t JOIN timestore.ducklake_schema s USING (schema_id)
+    WHERE t.table_name = :name AND s.schema_name IN (SELECT area FROM timestore.storage_targets)
+"""
+FILES = f"""
+    SELECT count(*), coalesce(sum(file_size_bytes), 0)::bigint FROM (
+        SELECT table_id, file_size_bytes FROM timestore.ducklake_data_file
+        UNION ALL SELECT table_id, file_size_bytes FROM timestore.ducklake_delete_file
+    ) files WHERE table_id IN ({TABLES})
+"""
+SNAPSHOTS = f"""
+    SELECT c.snapshot_id AS id, s.snapshot_time AS created_at, c.author, c.commit_message AS message, c.changes_made,
+        b.batches, b.rows
+    FROM timestore.ducklake_snapshot_changes c JOIN timestore.ducklake_snapshot s USING (snapshot_id),
+        LATERAL (SELECT count(*) AS batches, coalesce(sum(row_count), 0)::bigint AS rows FROM timestore.batches
+            WHERE snapshot_id = c.snapshot_id AND dataset_id = :dataset_id AND retired_at IS NULL) b
+    WHERE (CAST(:before AS bigint) IS NULL OR c.snapshot_id < :before)
+        AND EXISTS (SELECT FROM timestore.ducklake_table t WHERE t.table_id IN ({TABLES})
+            AND (c.snapshot_id = t.begin_snapshot OR c.changes_made ~ ('(^|,)[a-z_]+:' || t.table_id || '(,|$)')))
+    ORDER BY c.snapshot_id DESC LIMIT :limit
+"""
+
+
+def files_of(session: Session, dataset: Dataset) -> tuple[int, int]:
+    """Files of a dataset on the storage and their bytes, those of earlier snapshots included."""
+    files, size = session.execute(text(FILES), {"name": dataset.table_name}).one()
+    return files, size
+
+
+def snapshots_of(session: Session, dataset: Dataset, before: int | None, limit: int) -> list[Row[Any]]:
+    """Snapshots that changed a dataset's table, newest first: those that expired are not there any more."""
+    values = {"name": dataset.table_name, "dataset_id": dataset.id, "before": before, "limit": limit}
+    return list(session.execute(text(SNAPSHOTS), values))

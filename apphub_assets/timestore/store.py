@@ -39,6 +39,11 @@ def change_table(connection: Connection, dataset: DatasetInfo, change: Change, d
         connection.execute(f"ALTER TABLE {dataset.relation} ALTER {quote(field.name)} SET DATA TYPE {field.sql_type}")
 
 
+def drop_table(connection: Connection, dataset: DatasetInfo) -> None:
+    """Take a dataset's table away; earlier snapshots still have it."""
+    connection.execute(f"DROP TABLE {dataset.relation}")
+
+
 def append(connection: Connection, dataset: DatasetInfo, rows: pa.Table) -> None:
     """Add rows; columns are matched by name, and those that are missing take their default."""
     connection.register("incoming", rows)

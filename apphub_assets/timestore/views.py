@@ -144,6 +144,30 @@ class SnapshotView(View):
     rows: int
 
 
+class RetentionView(View):
+    """`policy` is the dataset's own, `effectivePolicy` what holds, `defaultPolicy` what holds without a policy."""
+
+    dataset_id: str
+    dataset_slug: str
+    policy: Json | None
+    updated_at: Version | None
+    effective_policy: Json
+    default_policy: Json
+
+
+class RemovalView(View):
+    """What goes when a dataset is deleted; `bytes` are those of its files, earlier snapshots' included."""
+
+    dataset_id: str
+    dataset_slug: str
+    dry_run: bool
+    rows: int
+    batches: int
+    files: int
+    bytes: int
+    purge_after: Instant
+
+
 DATASET_COLUMNS = (DatasetView.model_fields.keys() & Dataset.__table__.columns.keys()) - {"metadata"}
 
 
@@ -213,7 +237,7 @@ def manifest_view(
         total_bytes=manifest.total_bytes,
         statistics={"rowCount": manifest.total_rows, "byteCount": manifest.total_bytes},
         summary={"partitionCount": manifest.partition_count},
-        metadata={"schemaEvolution": schema.change} if schema and schema.change else {},
+        metadata={"schemaEvolution": schema.change} if schema and schema.version > 1 else {},
         published_at=manifest.updated_at,
         created_at=manifest.created_at,
         updated_at=manifest.updated_at,

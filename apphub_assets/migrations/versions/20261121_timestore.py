@@ -44,6 +44,12 @@ BEGIN
             updated_at = greatest(clock_timestamp(), d.updated_at + interval '1 microsecond')
         FROM jsonb_to_recordset(receipt->'moves') AS m(dataset_id text, storage_target_id text)
         WHERE d.id = m.dataset_id;
+    IF EXISTS (
+        SELECT FROM jsonb_to_recordset(receipt->'moves') AS m(dataset_id text)
+        JOIN timestore.batches b ON b.dataset_id = m.dataset_id AND b.retired_at IS NULL
+    ) THEN
+        RAISE EXCEPTION 'transaction conflict: the dataset was given rows meanwhile';
+    END IF;
 
     -- What was taken out goes first: a commit may replace a batch.
     WITH gone AS (
