@@ -7,6 +7,7 @@ from apphub_assets.catalog import definitions as catalog
 from apphub_assets.launches import definitions as launches
 from apphub_assets.resources import Platform
 from apphub_assets.search import definitions as search
+from apphub_assets.timestore import definitions as timestore
 
 # The one Definitions in sight here: Dagster refuses a module that shows it several.
 defs = dg.Definitions.merge(
@@ -14,5 +15,6 @@ defs = dg.Definitions.merge(
     launches.defs,
     retention.defs,
     search.defs,
+    timestore.load(),
     dg.Definitions(resources={"platform": Platform()}, executor=dg.in_process_executor),
 )
