@@ -12,6 +12,7 @@ from apphub_api import (
     builds,
     catalog,
     dagster_ui,
+    dataset_queries,
     errors,
     events,
     identity,
@@ -31,6 +32,7 @@ from apphub_assets.settings import Settings, load_settings
 # Clients of the first AppHub's timestore use these also under /v1.
 TIMESTORE: tuple[APIRouter, ...] = (
     ingest.router,  # POST /datasets/{slug}/ingest
+    dataset_queries.router,  # POST /datasets/{slug}/query
 )
 
 ROUTERS = (
