@@ -55,21 +55,44 @@ def rows_of_file(delivery: Delivery, dataset: DatasetInfo | None, body: Body, li
         InvalidRows: a value does not fit; names row, column and value.
         BatchTooLarge: unpacked, it is more than an ingest may bring.
     """
+    small: list[pa.RecordBatch] | None = []
     try:
         with _opened(body, limits) as (schema, pieces):
-            fields = _fields_of(schema)
-            survey = _Survey(schema, fields, timestamp_column(fields, dataset), limits)
+            survey = _Survey(schema, _fields_of(schema), dataset)
             for piece in pieces:
                 survey.add(piece)
+                _check_limits(survey.rows, survey.byte_count, limits)
+                if survey.rows > SMALL_ROWS or survey.byte_count > SMALL_BYTES:
+                    small = None
+                elif small is not None:
+                    small.append(piece)
     except (pa.ArrowException, OSError) as error:
         raise InvalidBody(f"the body can't be read as {body.kind}: {str(error)[:300]}") from error
-    if not survey.rows:
-        raise InvalidRows("there are no rows; send at least one", pointers=[("/rows", "there are no rows")])
-    if survey.kept is not None:
-        table = pa.Table.from_batches(survey.kept, schema)
-        columns = [_converted(each, table[each.name]) for each in fields]
-        return rows_of_table(delivery, dataset, fields, pa.table(columns, [each.name for each in fields]))
+    survey.check_any()
+    if small is not None:
+        return _content_of_table(delivery, dataset, pa.Table.from_batches(small, schema), survey.fields)
     return _content_of_file(delivery, dataset, body, survey)
+
+
+def rows_of_arrow(delivery: Delivery, dataset: DatasetInfo | None, table: pa.Table) -> Content:
+    """Rows of an Arrow table that is in memory already.
+
+    Raises:
+        InvalidBody: it has columns that no dataset can have.
+        InvalidRows: a value does not fit; names row, column and value.
+    """
+    survey = _Survey(table.schema, _fields_of(table.schema), dataset)
+    for piece in table.to_batches(PIECE_ROWS):
+        survey.add(piece)
+    survey.check_any()
+    return _content_of_table(delivery, dataset, table, survey.fields)
+
+
+def _content_of_table(
+    delivery: Delivery, dataset: DatasetInfo | None, table: pa.Table, fields: Sequence[Field]
+) -> Content:
+    columns = [_converted(each, table[each.name]) for each in fields]
+    return rows_of_table(delivery, dataset, fields, pa.table(columns, [each.name for each in fields]))
 
 
 def _content_of_file(delivery: Delivery, dataset: DatasetInfo | None, body: Body, survey: "_Survey") -> Content:
@@ -138,39 +161,38 @@ def _check_limits(rows: int, unpacked: int, limits: Settings) -> None:
 
 
 class _Survey:
-    """What is found out about the pieces while they pass; few are kept, of many only this is."""
+    """Checks pieces while they pass, and keeps what it finds out about them.
 
-    def __init__(self, schema: pa.Schema, fields: Sequence[Field], time: str, limits: Settings) -> None:
+    Raises:
+        InvalidRows: the rows have no column of times.
+    """
+
+    def __init__(self, schema: pa.Schema, fields: tuple[Field, ...], dataset: DatasetInfo | None) -> None:
         self.schema, self.fields = schema, fields
         self.rows = self.byte_count = 0
-        self.kept: list[pa.RecordBatch] | None = []
         self.statistics: Json = {each.name: {"type": each.type, "rowCount": 0, "nullCount": 0} for each in fields}
-        self._time, self._limits = time, limits
+        self._time = timestamp_column(fields, dataset)
         self._first, self._last = LAST_US, FIRST_US
 
     @property
     def span(self) -> TimeRange:
         """From the earliest row to the latest."""
-        first, last = (pa.scalar(each, pa.timestamp("us")).as_py().replace(tzinfo=UTC) for each in self._ends)
-        return TimeRange(first, last)
-
-    @property
-    def _ends(self) -> tuple[int, int]:
-        return self._first, self._last
+        ends = (pa.scalar(each, pa.timestamp("us")).as_py() for each in (self._first, self._last))
+        return TimeRange(*(each.replace(tzinfo=UTC) for each in ends))
 
     def add(self, piece: pa.RecordBatch) -> None:
-        """Check a piece, and keep it as long as all together are small."""
+        """Raises InvalidRows when a value does not fit, pyarrow's own error when the piece is damaged."""
         # Offsets from outside may point anywhere.
         piece.validate(full=True)
         for each in self.fields:
             self._check(each, piece.column(each.name))
         self.rows += piece.num_rows
         self.byte_count += piece.nbytes
-        _check_limits(self.rows, self.byte_count, self._limits)
-        if self.kept is not None:
-            self.kept.append(piece)
-            if self.rows > SMALL_ROWS or self.byte_count > SMALL_BYTES:
-                self.kept = None
+
+    def check_any(self) -> None:
+        """Raises InvalidRows when nothing passed."""
+        if not self.rows:
+            raise InvalidRows("there are no rows; send at least one", pointers=[("/rows", "there are no rows")])
 
     def _check(self, field: Field, column: pa.Array) -> None:
         found = self.statistics[field.name]

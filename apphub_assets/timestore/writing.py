@@ -90,7 +90,7 @@ Outcome = Written | Exception
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What one commit does to one dataset."""
 
     dataset: DatasetInfo
@@ -139,7 +139,7 @@ def _apart(
     return outcomes
 
 
-def _plans(database: Database, waiting: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[_Plan]:
+def _plans(database: Database, waiting: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[Plan]:
     """What there is to do; what needs nothing, or can't be done, goes straight to the outcomes."""
     with database.reading() as session:
         known = {dataset.slug: dataset for dataset in repository.find_datasets(session, {b.slug for b in waiting})}
@@ -156,8 +156,8 @@ def _plans(database: Database, waiting: Sequence[Incoming], outcomes: dict[str, 
                 continue
             is_new = dataset is None
             if dataset is None:
-                dataset = _new_dataset(session, fresh[0])
-            plans.append(_evolved(_Plan(dataset, Change(dataset.schema), tuple(fresh), is_new), outcomes))
+                dataset = new_dataset(session, fresh[0])
+            plans.append(evolved(Plan(dataset, Change(dataset.schema), tuple(fresh), is_new), outcomes))
     return [plan for plan in plans if plan.batches]
 
 
@@ -183,7 +183,7 @@ def _unsettled(
             yield batch
 
 
-def _new_dataset(session: Session, first: Incoming) -> DatasetInfo:
+def new_dataset(session: Session, first: Incoming) -> DatasetInfo:
     dataset_id, target = new_id(), first.storage_target_id or DEFAULT_TARGET
     return DatasetInfo(
         id=dataset_id,
@@ -201,7 +201,7 @@ def _new_dataset(session: Session, first: Incoming) -> DatasetInfo:
     )
 
 
-def _evolved(plan: _Plan, outcomes: dict[str, Outcome]) -> _Plan:
+def evolved(plan: Plan, outcomes: dict[str, Outcome]) -> Plan:
     """The plan with the change that its batches ask for, without those that ask for what can't be."""
     schema, kept = plan.dataset.schema, list[Incoming]()
     for batch in plan.batches:
@@ -218,19 +218,19 @@ def _difference(old: Schema, new: Schema) -> Change:
     return evolve(old, new.fields)
 
 
-def _commit(lake: Lake, database: Database, plans: Sequence[_Plan]) -> None:
+def _commit(lake: Lake, database: Database, plans: Sequence[Plan]) -> None:
     inline = all(batch.source.may_be_inlined for plan in plans for batch in plan.batches)
     rows = sum(batch.source.row_count for plan in plans for batch in plan.batches)
     with committing(lake, database, f"ingest {rows} rows", inline=inline) as commit:
         for plan in plans:
-            dataset = _shape(commit, plan)
+            dataset = shape(commit, plan)
             for batch in plan.batches:
-                _note(commit, dataset, batch)
+                note(commit, dataset, batch)
             for source in merged([batch.source for batch in plan.batches]):
                 source.append_to(commit.connection, dataset)
 
 
-def _shape(commit: Commit, plan: _Plan) -> DatasetInfo:
+def shape(commit: Commit, plan: Plan) -> DatasetInfo:
     """Make the table, or bring it to the shape that the batches have; returns the dataset as it becomes."""
     old, change = plan.dataset, plan.change
     if not change:
@@ -265,7 +265,7 @@ def note_schema(commit: Commit, dataset: DatasetInfo, change: dict[str, Any], ca
     )
 
 
-def _note_dataset(commit: Commit, plan: _Plan) -> None:
+def _note_dataset(commit: Commit, plan: Plan) -> None:
     dataset, first = plan.dataset, plan.batches[0]
     commit.receipt.datasets.append(
         {
@@ -288,7 +288,7 @@ def _note_dataset(commit: Commit, plan: _Plan) -> None:
     _note_access(commit, dataset, first.caller, "admin.dataset.created", {"by": "ingest"})
 
 
-def _note_evolution(commit: Commit, dataset: DatasetInfo, plan: _Plan, defaults: dict[str, Any]) -> None:
+def _note_evolution(commit: Commit, dataset: DatasetInfo, plan: Plan, defaults: dict[str, Any]) -> None:
     payload = {
         "datasetId": dataset.id,
         "datasetSlug": dataset.slug,
@@ -303,7 +303,7 @@ def _note_evolution(commit: Commit, dataset: DatasetInfo, plan: _Plan, defaults:
         commit.receipt.add_event("timestore.schema.backfill.requested", payload, correlation_id=correlation)
 
 
-def _note(commit: Commit, dataset: DatasetInfo, batch: Incoming) -> None:
+def note(commit: Commit, dataset: DatasetInfo, batch: Incoming) -> None:
     row = BatchRow(
         id=batch.id,
         dataset_id=dataset.id,
