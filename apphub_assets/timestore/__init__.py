@@ -9,4 +9,18 @@ A *storage target* is where files of a dataset lie.
 Tables whose names begin with `ducklake_` are DuckLake's own and only it writes them; the others are in `models.py`.
 What AppHub notes about a commit of the lake (batches, versions, events, audit) travels inside that commit as a
 *receipt*, from which a trigger writes our rows in DuckLake's own transaction: see `receipt.py`.
+
+People who write assets take `DatasetIOManager` and `Timestore` from here.
 """
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["DatasetIOManager", "Timestore"]  # noqa: F822 found below
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Dagster only for who asks for it: the API must not."""
+    if name in __all__:
+        return getattr(import_module("apphub_assets.timestore.io_manager"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """Errors of the timestore."""
 
-from apphub_assets.errors import Conflict, InvalidInput, NotFound, Refused, TooLarge, TooMany, Unavailable
+from apphub_assets.errors import AppHubError, Conflict, InvalidInput, NotFound, Refused, TooLarge, TooMany, Unavailable
 
 
 class DatasetNotFound(NotFound):
@@ -108,3 +108,51 @@ class QueryTooLong(Refused):
 
 class QueryTooBig(Refused):
     code, title = "query_too_big", "Query needs too much"
+
+
+class InvalidSql(InvalidInput):
+    """DuckDB can't make sense of it, or failed at a value; `position` counts characters from 0 where it is known."""
+
+    code, title = "invalid_sql", "Invalid SQL"
+
+
+class SqlNotAllowed(InvalidInput):
+    code, title = "sql_not_allowed", "Not offered in SQL"
+
+
+class SqlUnknownDataset(InvalidInput):
+    code, title = "sql_unknown_dataset", "No such dataset in SQL"
+
+
+class SqlTooLong(TooLarge):
+    code, title = "sql_too_long", "Statement too long"
+
+
+class SqlFormatUnknown(InvalidInput):
+    status, code, title = 406, "not_acceptable", "Not acceptable"
+
+
+class SqlBusy(TooMany):
+    """As many statements run and wait as may."""
+
+    code, title = "sql_busy", "Too many statements at once"
+
+
+class SqlProcessFailed(AppHubError):
+    """The process of the statement ended by itself, or DuckDB failed in it for reasons of its own."""
+
+    code, title = "sql_process_failed", "The statement's process failed"
+
+
+class SqlExecNotOffered(Refused):
+    code, title = "sql_exec_not_offered", "Not offered"
+
+
+class SavedQueryNotFound(NotFound):
+    code, title = "saved_query_not_found", "Saved query not found"
+
+
+class WindowStraddled(Conflict):
+    """A batch lies across an end of the window, so it can neither stay nor go as a whole."""
+
+    code, title = "window_straddled", "A batch lies across the window's end"

@@ -4,14 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, cast
 
-from sqlalchemy import Row, Select, Table, delete, func, or_, select, text, tuple_
+from sqlalchemy import Row, Select, Table, and_, delete, func, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from apphub_assets.timestore.errors import StorageTargetNotFound
 from apphub_assets.timestore.models import Access, Batch, Dataset, Manifest, SchemaVersion, StorageTarget
 from apphub_assets.timestore.paging import AccessQuery, BatchQuery, DatasetQuery
-from apphub_assets.timestore.spec import DatasetInfo, Granularity, Schema, Status, parse_stored_fields
+from apphub_assets.timestore.spec import DatasetInfo, Granularity, Schema, Status, TimeRange, parse_stored_fields
 
 # Held from before a commit of the lake until after it: many that race would only make each other try again.
 COMMIT_LOCK = 7_204_117_003
@@ -39,6 +39,17 @@ def find_datasets(session: Session, slugs: Collection[str]) -> list[DatasetInfo]
     """The datasets of these slugs that are not deleted."""
     rows = session.execute(_info().where(Dataset.slug.in_(slugs), Dataset.status != Status.DELETED))
     return [_dataset_info(row) for row in rows]
+
+
+def find_named(session: Session, sql: str) -> list[DatasetInfo]:
+    """The datasets whose slugs stand somewhere in a statement, and that are not deleted."""
+    named = func.strpos(sql.lower(), Dataset.slug) > 0
+    return [_dataset_info(row) for row in session.execute(_info().where(named, Dataset.status != Status.DELETED))]
+
+
+def descriptions(session: Session) -> dict[str, str | None]:
+    """What people say of each dataset, by id."""
+    return {id_: said for id_, said in session.execute(select(Dataset.id, Dataset.description))}
 
 
 def free_table(session: Session, slug: str, dataset_id: str) -> str:
@@ -82,6 +93,20 @@ def lock_commits(session: Session, seconds: float) -> None:
 def any_known(session: Session, keys: Sequence[tuple[str, str]]) -> bool:
     """Whether a batch of one of these (dataset id, key) is there."""
     return session.scalar(select(Batch.id).where(tuple_(Batch.dataset_id, Batch.key).in_(keys)).limit(1)) is not None
+
+
+def straddles(session: Session, dataset_id: str, window: TimeRange) -> bool:
+    """Whether a batch has rows on both sides of an end of the window, as far as its own window tells."""
+    across = or_(
+        and_(Batch.start_at < window.start, Batch.end_at >= window.start),
+        and_(Batch.start_at < window.end, Batch.end_at >= window.end),
+    )
+    return (
+        session.scalar(
+            select(Batch.id).where(Batch.dataset_id == dataset_id, Batch.retired_at.is_(None), across).limit(1)
+        )
+        is not None
+    )
 
 
 def batches_by_key(session: Session, keys: Sequence[tuple[str, str]]) -> list[Batch]:
@@ -168,10 +193,9 @@ def _fresh(found: Select[Dataset], *, lock: bool) -> Select[Dataset]:
 
 
 def insert_dataset(session: Session, values: Mapping[str, Any]) -> bool:
-    """Add a dataset by column; False when another one that is not deleted has its slug."""
-    statement = insert(cast(Table, Dataset.__table__)).values(dict(values))
-    free = statement.on_conflict_do_nothing(index_elements=["slug"], index_where=text("status <> 'deleted'"))
-    return session.scalar(free.returning(Dataset.id)) is not None
+    """Add a dataset by column; False when another one has its slug, or its table, by now."""
+    statement = insert(cast(Table, Dataset.__table__)).values(dict(values)).on_conflict_do_nothing()
+    return session.scalar(statement.returning(Dataset.id)) is not None
 
 
 def save(session: Session, row: Dataset) -> None:

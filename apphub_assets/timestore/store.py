@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from apphub_assets.timestore.evolution import Change
 from apphub_assets.timestore.lake import Connection, literal
-from apphub_assets.timestore.spec import DatasetInfo, Field, Granularity, quote
+from apphub_assets.timestore.spec import DatasetInfo, Granularity, quote
 
 PARTITION_PARTS = {
     Granularity.HOUR: ("year", "month", "day", "hour"),
@@ -17,9 +17,16 @@ PARTITION_PARTS = {
 
 
 def create_table(connection: Connection, dataset: DatasetInfo) -> None:
-    """Make a dataset's table with its schema: files by partition keys and time, rows in them by keys and time."""
+    """Make a dataset's table with its schema: files by partition keys and time, rows in them by keys and time.
+
+    Raises:
+        LakeConflict: somebody else has made it.
+    """
     columns = ", ".join(f"{quote(field.name)} {field.sql_type}" for field in dataset.schema.fields)
-    connection.execute(f"CREATE TABLE {dataset.relation} ({columns})")
+    try:
+        connection.execute(f"CREATE TABLE {dataset.relation} ({columns})")
+    except duckdb.CatalogException as error:
+        raise LakeConflict(f"the table of dataset {dataset.slug} was made at the same time", retry_after=1) from error
     time = quote(dataset.timestamp_column)
     parts = [quote(key) for key in dataset.partition_keys]
     parts += [f"{part}({time})" for part in PARTITION_PARTS[dataset.granularity]]
@@ -33,7 +40,7 @@ def change_table(connection: Connection, dataset: DatasetInfo, change: Change, d
     for field in change.added:
         statement = f"ALTER TABLE {dataset.relation} ADD COLUMN {quote(field.name)} {field.sql_type}"
         if defaults.get(field.name) is not None:
-            statement += f" DEFAULT {_constant(field, defaults[field.name])}"
+            statement += f" DEFAULT {_constant(defaults[field.name])}"
         connection.execute(statement)
     for field in change.widened:
         connection.execute(f"ALTER TABLE {dataset.relation} ALTER {quote(field.name)} SET DATA TYPE {field.sql_type}")
@@ -59,11 +66,18 @@ def append_from(connection: Connection, dataset: DatasetInfo, select: str) -> No
     connection.execute(f"INSERT INTO {dataset.relation} BY NAME {select}")
 
 
-def delete_window(connection: Connection, dataset: DatasetInfo, conditions: Iterable[str]) -> int:
+def delete_rows(connection: Connection, dataset: DatasetInfo, conditions: Iterable[str]) -> int:
     """Take out the rows for which all conditions hold; returns how many."""
     found = connection.execute(f"DELETE FROM {dataset.relation} WHERE {' AND '.join(conditions)}").fetchone()
     return int(found[0]) if found else 0
 
 
-def _constant(field: Field, value: Any) -> str:
-    return f"CAST({literal(str(value))} AS {field.sql_type})"
+def _constant(value: Any) -> str:
+    """A default: DuckLake keeps literals only, and reads a string as whatever its column's type is."""
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else repr(value)
+        if isinstance(value, int | float)
+        else literal(value)
+    )
