@@ -17,7 +17,7 @@ from apphub_assets.settings import Settings
 from apphub_assets.timestore import access, repository
 from apphub_assets.timestore.binary import Body, rows_of_file
 from apphub_assets.timestore.errors import DatasetInactive, InvalidBody, UnsupportedFormat
-from apphub_assets.timestore.intake import Delivery, named_pairs, prepare, rows_of_objects, time_range
+from apphub_assets.timestore.intake import Delivery, check_defaults, named_pairs, prepare, rows_of_objects, time_range
 from apphub_assets.timestore.lake import kind_of
 from apphub_assets.timestore.models import Dataset, Manifest, SchemaVersion, StorageTarget
 from apphub_assets.timestore.spec import DatasetInfo, Json, Status, parse_fields, parse_slug
@@ -183,15 +183,18 @@ def _delivered(delivery: Delivery, body: bytes) -> tuple[Delivery, list[Any]]:
     except ValidationError as error:
         raise _malformed(error) from None
     window = given.partition.time_range
+    fields = None if given.shape is None else parse_fields(given.shape.fields, "/schema/fields")
+    evolution = EvolutionBody() if given.shape is None else given.shape.evolution
+    check_defaults(evolution.defaults, fields or ())
     return replace(
         delivery,
-        fields=None if given.shape is None else parse_fields(given.shape.fields, "/schema/fields"),
+        fields=fields,
         partition_key=named_pairs(given.partition.key, "/partition/key"),
         attributes=named_pairs(given.partition.attributes, "/partition/attributes"),
         time_range=None if window is None else time_range(window.start, window.end, "/partition/timeRange"),
         key=given.idempotency_key or delivery.key,
-        defaults=given.shape.evolution.defaults if given.shape else {},
-        backfill=given.shape is not None and given.shape.evolution.backfill,
+        defaults=evolution.defaults,
+        backfill=evolution.backfill,
         dataset_name=given.dataset_name,
         storage_target_id=given.storage_target_id,
     ), given.rows

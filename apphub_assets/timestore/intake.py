@@ -19,6 +19,7 @@ from apphub_assets.timestore.writing import NOBODY, Caller, Incoming
 DEFAULT_TIME = "timestamp"
 MOST_KEYS = 32
 LONGEST_STATISTIC = 64
+DEFAULTED = {"string", "double", "integer", "boolean", "timestamp"}
 
 Json = dict[str, Any]
 
@@ -149,6 +150,23 @@ def timestamp_column(fields: Sequence[Field], dataset: DatasetInfo | None) -> st
     return found
 
 
+def check_defaults(defaults: Json, fields: Sequence[Field]) -> None:
+    """See that defaults belong to columns and are of their type.
+
+    Raises:
+        InvalidRows: one does not.
+    """
+    by_name = {each.name: each for each in fields}
+    for name, value in defaults.items():
+        pointer = f"/schema/evolution/defaults/{name}"
+        if name not in by_name or by_name[name].type not in DEFAULTED or type(value) not in {str, int, float, bool}:
+            raise _invalid(pointer, f"default of {name!r}: only for a column of type {', '.join(sorted(DEFAULTED))}")
+        try:
+            build_column(by_name[name], [value])
+        except InvalidRows as error:
+            raise _invalid(pointer, f"default of {error.pointers[0][1].partition('column ')[2]}") from None
+
+
 def named_pairs(given: Json, pointer: str) -> dict[str, str]:
     """Partition key or attributes: names and values trimmed, blank ones dropped (contract C.2).
 
@@ -255,7 +273,8 @@ def _statistics(fields: Sequence[Field], table: pa.Table) -> Json:
 def _shown(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
-    return value[:LONGEST_STATISTIC] if isinstance(value, str) else value
+    # Postgres keeps no NUL in its JSON.
+    return value[:LONGEST_STATISTIC].replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def _digest_of(table: pa.Table) -> str:

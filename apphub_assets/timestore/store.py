@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
+from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.evolution import Change
 from apphub_assets.timestore.lake import Connection, literal
 from apphub_assets.timestore.spec import DatasetInfo, Granularity, quote

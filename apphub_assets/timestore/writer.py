@@ -26,6 +26,8 @@ log = structlog.get_logger()
 # What one commit takes of what waits. More would keep the first of them waiting for the last.
 GROUP_BATCHES = 500
 GROUP_BYTES = 32 * 1024 * 1024
+# How long a commit waits for those whose last batch was in the one before: they are about to send their next.
+GATHER_SECONDS = 0.015
 
 BATCHES = Counter("apphub_timestore_batches", "Batches by what became of them.", ["outcome"])
 ROWS = Counter("apphub_timestore_rows", "Rows written.")
@@ -49,6 +51,7 @@ class Writer:
         self._lake, self._database, self._settings = lake, database, settings
         self._waiting = deque[_Waiting]()
         self._bytes = 0
+        self._expected = 1
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="timestore-writer", daemon=True)
@@ -118,10 +121,13 @@ class Writer:
         """What is to be committed together; empty when there will be no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
+            self._changed.wait_for(lambda: len(self._waiting) >= self._expected or self._stopping, GATHER_SECONDS)
             group, size = list[_Waiting](), 0
             while self._waiting and len(group) < GROUP_BATCHES and size < GROUP_BYTES:
                 group.append(self._waiting.popleft())
                 size += group[-1].batch.source.byte_count
+            # As many as were served lately, by and by fewer when they stay away.
+            self._expected = max(len(group), self._expected * 3 // 4)
             return group
 
     def _write(self, batches: Sequence[Incoming], until: float) -> dict[str, Outcome]:
