@@ -13,6 +13,8 @@ from apphub_api import (
     catalog,
     dagster_ui,
     dataset_queries,
+    dataset_history,
+    datasets,
     errors,
     events,
     identity,
@@ -34,6 +36,8 @@ TIMESTORE: tuple[APIRouter, ...] = (
     ingest.router,  # POST /datasets/{slug}/ingest
     dataset_queries.router,  # POST /datasets/{slug}/query
 )
+    datasets.router,  # /admin/datasets /admin/storage-targets
+    dataset_history.router,  # /admin/datasets/{dataset}/manifest …/audit …/snapshots
 
 ROUTERS = (
     *TIMESTORE,

@@ -52,6 +52,8 @@ def problem(error: AppHubError, path: str) -> JSONResponse:
     if error.pointers:
         body["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in error.pointers]
     headers = {"Retry-After": str(max(1, round(error.retry_after)))} if error.retry_after else {}
+    if "etag" in error.extra:
+        headers["ETag"] = error.extra["etag"]
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, error.status, headers, media_type=MEDIA_TYPE)
@@ -84,10 +86,12 @@ def install(app: FastAPI) -> None:
         return problem(away, request.url.path)
 
     @app.exception_handler(DataError)
-    def not_a_value(request: Request, error: DataError) -> JSONResponse:
+    @app.exception_handler(UnicodeEncodeError)
+    def not_a_value(request: Request, error: DataError | UnicodeEncodeError) -> JSONResponse:
         # Where nobody looked before Postgres did, as for NUL in an id: nothing is stored under such a value.
-        log.warning("request.value_refused", path=request.url.path, error=str(error.orig))
-        return problem(InvalidInput(f"a value that Postgres can't hold: {error.orig}"), request.url.path)
+        reason = error.orig if isinstance(error, DataError) else error
+        log.warning("request.value_refused", path=request.url.path, error=str(reason))
+        return problem(InvalidInput(f"a value that Postgres can't hold: {reason}"), request.url.path)
 
     @app.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> JSONResponse:

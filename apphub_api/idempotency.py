@@ -1,6 +1,8 @@
 """`Idempotency-Key`: a POST that is sent again is answered again, and done once."""
 
 import inspect
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -17,6 +19,7 @@ from apphub_assets.idempotency.spec import Answer, Claim
 from apphub_assets.kit.view import View
 
 REPLAYED = "Idempotency-Replayed"
+KEY = re.compile(r"[ -~]{1,200}")
 
 Key = Annotated[
     str | None,
@@ -28,7 +31,8 @@ Key = Annotated[
         description=(
             "Sent again within a day with the same body, the request is not done again: the first answer comes back "
             f"with `{REPLAYED}: true`. With another body it is refused (422 `idempotency_key_reused`); while the first "
-            "is still being done, it is to be sent again later (409 `idempotency_in_flight`). Errors are not kept."
+            "is still being done, it is to be sent again later (409 `idempotency_in_flight`). Errors are not kept. "
+            "A JSON body may have it as `idempotencyKey` instead."
         ),
     ),
 ]
@@ -50,9 +54,9 @@ class Attempt:
 
 
 async def read_attempt(request: Request, response: Response, db: Db, caller: Caller, key: Key = None) -> Attempt:
-    claim = None
-    if key is not None:
-        claim = Claim(caller.subject, request.method, request.url.path, key, await _body(request))
+    body = await _body(request)
+    key = key or _key_in(body)
+    claim = Claim(caller.subject, request.method, request.url.path, key, body) if key else None
     return Attempt(db, claim, request.scope["route"].status_code, response)
 
 
@@ -84,6 +88,18 @@ def once(endpoint: Callable[..., View]) -> Callable[..., View | Response]:
 
 def _replay(known: Answer) -> Response:
     return Response(known.body, known.status, {**known.headers, REPLAYED: "true"}, media_type="application/json")
+
+
+def _key_in(body: bytes) -> str | None:
+    """`idempotencyKey` in a JSON object, which the first AppHub's clients send instead of the header."""
+    if b'"idempotencyKey"' not in body:
+        return None
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    key = given.get("idempotencyKey") if isinstance(given, dict) else None
+    return key if isinstance(key, str) and KEY.fullmatch(key) else None
 
 
 async def _body(request: Request) -> bytes:

@@ -1,4 +1,4 @@
-"""What grows without end is cut by age: the event stream's outbox, answers kept for replays, Dagster's runs.
+"""What grows without end is cut by age: the event stream's outbox, answers kept for replays, audits, Dagster's runs.
 
 Dagster has retention for ticks only, and an event of a run's log is about 1.5 kB; so its finished runs are deleted
 here, through its own API, which removes their events with them.
@@ -11,6 +11,7 @@ import dagster as dg
 from apphub_assets.events import service as events
 from apphub_assets.idempotency import service as idempotency
 from apphub_assets.resources import Platform
+from apphub_assets.timestore import history
 
 RUNS_AT_ONCE = 500
 
@@ -32,6 +33,14 @@ def expire_answers(context: dg.OpExecutionContext, platform: Platform) -> None:
 
 
 @dg.op
+def expire_accesses(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """Delete entries of the datasets' audit logs older than APPHUB_ACCESS_RETENTION_DAYS."""
+    with platform.database.transaction() as session:
+        gone = history.expire_accesses(session, platform.settings.access_retention_days, datetime.now(UTC))
+    context.add_output_metadata({"entries": gone})
+
+
+@dg.op
 def delete_old_runs(context: dg.OpExecutionContext, platform: Platform) -> None:
     """Delete finished runs older than APPHUB_RUN_RETENTION_DAYS, oldest first."""
     before = datetime.now(UTC) - timedelta(days=platform.settings.run_retention_days)
@@ -45,9 +54,10 @@ def delete_old_runs(context: dg.OpExecutionContext, platform: Platform) -> None:
 
 @dg.job
 def retain() -> None:
-    """Cut events, kept answers and run history to their age limits."""
+    """Cut events, kept answers, audit logs of datasets and run history to their age limits."""
     expire_events()
     expire_answers()
+    expire_accesses()
     delete_old_runs()
 
 

@@ -142,11 +142,11 @@ def create(parts: Parts, wanted: Declaration, caller: Caller) -> tuple[DatasetVi
         LakeUnavailable: catalog or storage is away.
     """
     session = parts.session
-    repository.storage_target(session, wanted.storage_target_id)
+    _target(parts, wanted.storage_target_id)
     is_new = repository.row_of_slug(session, wanted.slug) is None and _created(parts, wanted, caller)
     row = repository.row_of_slug(session, wanted.slug)
     if row is None:
-        raise LakeConflict(f"dataset {wanted.slug} was deleted at the same time; try again", retry_after=1)
+        raise LakeConflict(f"dataset {wanted.slug} was changed at the same time; try again", retry_after=1)
     if not is_new:
         _check_same(session, row, wanted)
     return dataset_view(row), is_new
@@ -323,7 +323,7 @@ def move(
     """
     row = existing(parts.session, id_or_slug)
     _check_version(row, expected)
-    target = repository.storage_target(parts.session, target_id)
+    target = _target(parts, target_id)
     details: Json = {"changed": ["storage_target_id"], "storageTargetId": target_id}
     if row.storage_target_id != target_id and row.schema_version == 0:
         row = _locked(parts.session, row.id, expected)
@@ -507,6 +507,11 @@ def _checked(row: Dataset, changes: Json) -> Json:
     if "metadata" in checked:
         checked["labels"] = checked.pop("metadata")
     return checked
+
+
+def _target(parts: Parts, target_id: str) -> StorageTarget:
+    parts.lake.prepare()  # which adds those of the settings
+    return repository.storage_target(parts.session, target_id)
 
 
 def _check_tableless(session: Session, row: Dataset, target_id: str) -> None:

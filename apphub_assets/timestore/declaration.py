@@ -1,6 +1,5 @@
 """What people say of a dataset when they create or change it: values that check themselves (contract C.1)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,6 +12,7 @@ from apphub_assets.timestore.spec import (
     Json,
     Schema,
     Status,
+    check_document,
     is_name,
     parse_slug,
 )
@@ -99,13 +99,9 @@ def merged(metadata: Json, patch: Json) -> Json:
     Raises:
         InvalidDataset: `iam`, `execution` or `timestampColumn` are not what they must be, or there is too much.
     """
-    try:
-        result = _merge_patch(metadata, patch)
-        size = len(json.dumps(result))
-    except RecursionError:
-        raise _invalid("/metadata", "metadata: nested too deeply") from None
-    if size > MAX_METADATA_BYTES:
-        raise _invalid("/metadata", f"metadata of {size} bytes: use at most {MAX_METADATA_BYTES}")
+    check_document(patch, "/metadata", MAX_METADATA_BYTES)
+    result = _merge_patch(metadata, patch)
+    check_document(result, "/metadata", MAX_METADATA_BYTES)
     if "iam" in result:
         result["iam"] = _checked_iam(result["iam"])
     if "execution" in result:

@@ -4,7 +4,6 @@ A policy is stored as it was given, members that AppHub does not act on included
 nothing: `{"rules": {}}` keeps rows for ever.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +12,7 @@ from typing import Any
 
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import InvalidDataset
+from apphub_assets.timestore.spec import check_document
 
 Json = dict[str, Any]
 
@@ -92,6 +92,7 @@ def parse_policy(given: Json, pointer: str = "") -> Json:
     Raises:
         InvalidDataset: a member that AppHub acts on can't be right, or the mode's own rule is missing.
     """
+    check_document(given, pointer, MAX_POLICY_BYTES)
     policy = {name: value for name, value in given.items() if value is not None}
     rules = policy.get("rules")
     if not isinstance(rules, dict):
@@ -102,8 +103,6 @@ def parse_policy(given: Json, pointer: str = "") -> Json:
     _check_number(policy, "deleteGraceMinutes", pointer, least=0, most=MAX_MINUTES)
     _check_number(policy, "coldStorageAfterHours", pointer, least=1, most=MAX_HOURS)
     _check_mode(policy, pointer)
-    if len(json.dumps(policy)) > MAX_POLICY_BYTES:
-        raise _invalid(pointer, f"a retention policy has at most {MAX_POLICY_BYTES} bytes")
     return policy
 
 

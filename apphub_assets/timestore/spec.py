@@ -1,6 +1,7 @@
 """Values of the timestore that check themselves: types, fields, schemas, slugs."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ MAX_FIELDS = 1000
 MAX_NAME_BYTES = 63
 RESERVED = {"row_id", "begin_snapshot", "end_snapshot", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 MAX_DEPTH = 8
+MAX_LEVELS = 32
 
 Json = dict[str, Any]
 
@@ -218,6 +220,24 @@ def parse_slug(given: str) -> str:
 def is_name(given: str) -> bool:
     """Whether it can be a column."""
     return 0 < len(given.encode()) <= MAX_NAME_BYTES and given.isprintable() and given.lower() not in RESERVED
+
+
+def check_document(document: Json, pointer: str, most_bytes: int) -> None:
+    """Raises InvalidDataset for a document that is too large, or that has too many levels to be shown again."""
+    level, depth = [document], 0
+    while level := [child for each in level for child in _children(each)]:
+        depth += 1
+        if depth > MAX_LEVELS:
+            raise _invalid(pointer, f"at most {MAX_LEVELS} levels of objects and lists")
+    size = len(json.dumps(document))
+    if size > most_bytes:
+        raise _invalid(pointer, f"{size} bytes: use at most {most_bytes}")
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def quote(name: str) -> str:

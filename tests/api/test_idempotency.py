@@ -280,7 +280,10 @@ def test_the_documentation_shows_the_header(api):
         if any(parameter["name"] == "Idempotency-Key" for parameter in methods.get("post", {}).get("parameters", []))
     }
 
-    assert done_once == {
+    assert {path for path in done_once if not path.startswith("/datasets")} == {
+        "/admin/datasets",
+        "/admin/datasets/{dataset}/archive",
+        "/admin/datasets/{dataset}/restore",
         "/apps",
         "/apps/{app_id}/retry",
         "/apps/{app_id}/refresh",
