@@ -12,8 +12,9 @@ from apphub_api import (
     builds,
     catalog,
     dagster_ui,
-    dataset_queries,
     dataset_history,
+    dataset_migrations,
+    dataset_queries,
     datasets,
     errors,
     events,
@@ -22,6 +23,7 @@ from apphub_api import (
     launches,
     preview,
     search,
+    sql,
     system,
     webhooks,
 )
@@ -34,10 +36,12 @@ from apphub_assets.settings import Settings, load_settings
 # Clients of the first AppHub's timestore use these also under /v1.
 TIMESTORE: tuple[APIRouter, ...] = (
     ingest.router,  # POST /datasets/{slug}/ingest
+    dataset_migrations.router,  # POST /admin/datasets/{id}/migrate
     dataset_queries.router,  # POST /datasets/{slug}/query
-)
     datasets.router,  # /admin/datasets /admin/storage-targets
     dataset_history.router,  # /admin/datasets/{dataset}/manifest …/audit …/snapshots
+    sql.router,  # /sql
+)
 
 ROUTERS = (
     *TIMESTORE,

@@ -156,3 +156,13 @@ class WindowStraddled(Conflict):
     """A batch lies across an end of the window, so it can neither stay nor go as a whole."""
 
     code, title = "window_straddled", "A batch lies across the window's end"
+
+
+class InvalidMigration(InvalidInput):
+    code, title = "invalid_migration", "Invalid migration"
+
+
+class MigrationLosesValues(Conflict):
+    """Values do not fit the type that their column is to have; `plan` says which."""
+
+    code, title = "migration_loses_values", "The migration would lose values"

@@ -95,6 +95,18 @@ def any_known(session: Session, keys: Sequence[tuple[str, str]]) -> bool:
     return session.scalar(select(Batch.id).where(tuple_(Batch.dataset_id, Batch.key).in_(keys)).limit(1)) is not None
 
 
+def renamed_columns(session: Session, dataset_id: str) -> dict[str, str]:
+    """What columns were called before, in lower case, and what they are called now."""
+    changes = session.scalars(
+        select(SchemaVersion.change).where(SchemaVersion.dataset_id == dataset_id).order_by(SchemaVersion.version)
+    )
+    renamed: dict[str, str] = {}
+    for step in (step for change in changes for step in change.get("steps", ()) if step["action"] == "rename"):
+        renamed = {old: step["to"] if now == step["column"] else now for old, now in renamed.items()}
+        renamed[step["column"].lower()] = step["to"]
+    return renamed
+
+
 def straddles(session: Session, dataset_id: str, window: TimeRange) -> bool:
     """Whether a batch has rows on both sides of an end of the window, as far as its own window tells."""
     across = or_(

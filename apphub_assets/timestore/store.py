@@ -1,11 +1,13 @@
 """Every statement that changes tables and rows of the lake."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.evolution import Change
 from apphub_assets.timestore.lake import Connection, literal
@@ -25,10 +27,8 @@ def create_table(connection: Connection, dataset: DatasetInfo) -> None:
         LakeConflict: somebody else has made it.
     """
     columns = ", ".join(f"{quote(field.name)} {field.sql_type}" for field in dataset.schema.fields)
-    try:
+    with _as_planned(dataset):
         connection.execute(f"CREATE TABLE {dataset.relation} ({columns})")
-    except duckdb.CatalogException as error:
-        raise LakeConflict(f"the table of dataset {dataset.slug} was made at the same time", retry_after=1) from error
     time = quote(dataset.timestamp_column)
     parts = [quote(key) for key in dataset.partition_keys]
     parts += [f"{part}({time})" for part in PARTITION_PARTS[dataset.granularity]]
@@ -43,14 +43,17 @@ def change_table(connection: Connection, dataset: DatasetInfo, change: Change, d
         statement = f"ALTER TABLE {dataset.relation} ADD COLUMN {quote(field.name)} {field.sql_type}"
         if defaults.get(field.name) is not None:
             statement += f" DEFAULT {_constant(defaults[field.name])}"
-        connection.execute(statement)
+        with _as_planned(dataset):
+            connection.execute(statement)
     for field in change.widened:
-        connection.execute(f"ALTER TABLE {dataset.relation} ALTER {quote(field.name)} SET DATA TYPE {field.sql_type}")
+        with _as_planned(dataset):
+            connection.execute(f"ALTER TABLE {dataset.relation} ALTER {quote(field.name)} SET DATA TYPE {field.sql_type}")
 
 
 def drop_table(connection: Connection, dataset: DatasetInfo) -> None:
     """Take a dataset's table away; earlier snapshots still have it."""
-    connection.execute(f"DROP TABLE {dataset.relation}")
+    with _as_planned(dataset):
+        connection.execute(f"DROP TABLE {dataset.relation}")
 
 
 def append(connection: Connection, dataset: DatasetInfo, rows: pa.Table) -> None:
@@ -58,20 +61,50 @@ def append(connection: Connection, dataset: DatasetInfo, rows: pa.Table) -> None
     connection.register("incoming", rows)
     try:
         names = ", ".join(quote(name) for name in rows.column_names)
-        connection.execute(f"INSERT INTO {dataset.relation} BY NAME SELECT {names} FROM incoming")
+        with _as_planned(dataset):
+            connection.execute(f"INSERT INTO {dataset.relation} BY NAME SELECT {names} FROM incoming")
     finally:
         connection.unregister("incoming")
 
 
 def append_from(connection: Connection, dataset: DatasetInfo, select: str) -> None:
     """Add what a SELECT on this connection gives; columns are matched by name."""
-    connection.execute(f"INSERT INTO {dataset.relation} BY NAME {select}")
+    with _as_planned(dataset):
+        connection.execute(f"INSERT INTO {dataset.relation} BY NAME {select}")
+
+
+def rename_column(connection: Connection, dataset: DatasetInfo, column: str, to: str) -> None:
+    """Call a column otherwise; no file changes."""
+    connection.execute(f"ALTER TABLE {dataset.relation} RENAME COLUMN {quote(column)} TO {quote(to)}")
+
+
+def drop_column(connection: Connection, dataset: DatasetInfo, column: str) -> None:
+    """Take a column away; earlier snapshots keep it."""
+    connection.execute(f"ALTER TABLE {dataset.relation} DROP COLUMN {quote(column)}")
+
+
+def transform_column(connection: Connection, dataset: DatasetInfo, column: str, sql_type: str, expression: str) -> None:
+    """Compute a column anew from an expression over the old row, as another type; rewrites every row."""
+    computed = quote(new_id())
+    connection.execute(f"ALTER TABLE {dataset.relation} ADD COLUMN {computed} {sql_type}")
+    connection.execute(f"UPDATE {dataset.relation} SET {computed} = CAST(({expression}) AS {sql_type})")
+    drop_column(connection, dataset, column)
+    connection.execute(f"ALTER TABLE {dataset.relation} RENAME COLUMN {computed} TO {quote(column)}")
 
 
 def delete_rows(connection: Connection, dataset: DatasetInfo, conditions: Iterable[str]) -> int:
     """Take out the rows for which all conditions hold; returns how many."""
     found = connection.execute(f"DELETE FROM {dataset.relation} WHERE {' AND '.join(conditions)}").fetchone()
     return int(found[0]) if found else 0
+
+
+@contextmanager
+def _as_planned(dataset: DatasetInfo) -> Iterator[None]:
+    """A table or column that is there, or not there, against the plan: a commit since then made or took it away."""
+    try:
+        yield
+    except duckdb.CatalogException as error:
+        raise LakeConflict(f"the table of dataset {dataset.slug} was changed at the same time", retry_after=1) from error
 
 
 def _constant(value: Any) -> str:

@@ -157,7 +157,8 @@ def _plans(database: Database, waiting: Sequence[Incoming], outcomes: dict[str, 
             is_new = dataset is None
             if dataset is None:
                 dataset = new_dataset(session, fresh[0])
-            plans.append(evolved(Plan(dataset, Change(dataset.schema), tuple(fresh), is_new), outcomes))
+            plan = evolved(Plan(dataset, Change(dataset.schema), tuple(fresh), is_new), outcomes)
+            plans.append(plan if is_new or not plan.change.added else _up_to_date(session, plan, outcomes))
     return [plan for plan in plans if plan.batches]
 
 
@@ -212,6 +213,19 @@ def evolved(plan: Plan, outcomes: dict[str, Outcome]) -> Plan:
         else:
             kept.append(batch)
     return replace(plan, change=_difference(plan.dataset.schema, schema), batches=tuple(kept))
+
+
+def _up_to_date(session: Session, plan: Plan, outcomes: dict[str, Outcome]) -> Plan:
+    """The plan without the batches that bring a renamed column back, as who has not heard of it would."""
+    renamed = repository.renamed_columns(session, plan.dataset.id)
+    for batch in plan.batches:
+        for column in batch.fields:
+            if plan.dataset.schema.find(column.name) is None and column.name.lower() in renamed:
+                outcomes[batch.id] = IncompatibleSchema(
+                    f"column {column.name!r} was renamed to {renamed[column.name.lower()]!r}; send it under that name"
+                )
+    left = tuple(batch for batch in plan.batches if batch.id not in outcomes)
+    return plan if len(left) == len(plan.batches) else evolved(replace(plan, batches=left), outcomes)
 
 
 def _difference(old: Schema, new: Schema) -> Change:
@@ -285,7 +299,7 @@ def _note_dataset(commit: Commit, plan: Plan) -> None:
     )
     payload = {"datasetId": dataset.id, "datasetSlug": dataset.slug, "createdBy": "ingest"}
     commit.receipt.add_event("timestore.dataset.created", payload, correlation_id=first.caller.correlation_id)
-    _note_access(commit, dataset, first.caller, "admin.dataset.created", {"by": "ingest"})
+    note_access(commit, dataset, first.caller, "admin.dataset.created", {"by": "ingest"})
 
 
 def _note_evolution(commit: Commit, dataset: DatasetInfo, plan: Plan, defaults: dict[str, Any]) -> None:
@@ -339,10 +353,10 @@ def note(commit: Commit, dataset: DatasetInfo, batch: Incoming) -> None:
         "attributes": batch.attributes,
     }
     commit.receipt.add_event("timestore.partition.created", payload, correlation_id=batch.caller.correlation_id)
-    _note_access(commit, dataset, batch.caller, "ingest", {"partitionId": row.id, "rowCount": row.row_count})
+    note_access(commit, dataset, batch.caller, "ingest", {"partitionId": row.id, "rowCount": row.row_count})
 
 
-def _note_access(commit: Commit, dataset: DatasetInfo, caller: Caller, action: str, details: dict[str, Any]) -> None:
+def note_access(commit: Commit, dataset: DatasetInfo, caller: Caller, action: str, details: dict[str, Any]) -> None:
     commit.receipt.accesses.append(
         {
             "dataset_id": dataset.id,
