@@ -8,6 +8,7 @@ One request and one reply per connection, each a line of JSON on a unix socket t
     {"do": "launch", "name": run id, "job": text}  ->  {"pid": …}
     {"do": "interrupt", "name": run id}            ->  {"state": …}   (SIGINT; SIGKILL after a grace)
     {"do": "look", "name": run id}                 ->  {"state": …, "reason": …}
+    {"do": "refresh", "name": ""}                  ->  {"state": …}   (once that is done)
     a launch that is turned down                   ->  {"refused": why}
 
 Workers end with the server, however it ends; so a name that the server does not know has no worker.
@@ -150,15 +151,18 @@ class Door:
 
 @dataclass(frozen=True)
 class Work:
-    """What workers do. Both functions run in a child of their own, and raise when they fail.
+    """What workers do. The first two functions run in a child of their own, and raise when they fail.
 
     Args:
         execute: does a job.
         bury: reports that the worker of a job died, and why.
+        refresh: brings up to date what later workers find loaded; runs in the server, so it must not raise, and leave
+            neither thread nor connection.
     """
 
     execute: Callable[[str], None]
     bury: Callable[[str, str], None]
+    refresh: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,8 @@ class ForkServer:
             case "interrupt":
                 for pid, child in self._named(name):
                     self._interrupt(pid, child, self._limits.interrupt_grace)
+            case "refresh":
+                self._work.refresh()
         return self._look(name)
 
     def _named(self, name: str) -> list[tuple[int, Child]]:

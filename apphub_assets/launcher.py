@@ -7,12 +7,13 @@ has imported Dagster and the definitions, and does for each run what `dagster ap
 import argparse
 import gc
 import importlib
+import logging
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,9 +26,13 @@ from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLa
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value, serialize_value
 from dagster._utils.interrupts import capture_interrupts
+from sqlalchemy.exc import SQLAlchemyError
 
 from apphub_assets.forkserver import Door, ForkServer, Limits, Message, NobodyListens, State, Work, ask
-from apphub_assets.settings import Settings, load_settings
+from apphub_assets.settings import SettingMissing, Settings, load_settings
+from apphub_assets.timestore import definitions as datasets
+
+log = logging.getLogger(__name__)
 
 RESTART_PATIENCE = 15.0
 START_PATIENCE = 60.0
@@ -123,7 +128,10 @@ class WarmRunLauncher(RunLauncher[dg.DagsterInstance], ConfigurableClass):
 
 @dataclass(frozen=True)
 class Warm:
-    """Definitions that were loaded, and when their newest source file was changed."""
+    """Definitions that were loaded, and when their newest source file was changed.
+
+    What they are made of beside the source is the datasets there are, see `apphub_assets.timestore.definitions`.
+    """
 
     module: str
     newest: float
@@ -134,14 +142,38 @@ class Warm:
         importlib.import_module(module)
         loaded = cls(module, newest_source(module))
         warm_up.execute_in_process(instance=dg.DagsterInstance.ephemeral())
+        loaded.settle()
+        return loaded
+
+    def settle(self) -> None:
+        """Make the rows of pools, and leave little for workers to copy."""
         with dg.DagsterInstance.get() as instance:
             # The first two runs of a pool would both make its row, and one of them fail with a duplicate key;
             # so would a second start here.
-            for pool in sorted(pools_of(module) - instance.event_log_storage.get_concurrency_keys()):
+            for pool in sorted(pools_of(self.module) - instance.event_log_storage.get_concurrency_keys()):
                 instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
         gc.collect()
         gc.freeze()  # a collection in a worker would touch, and so copy, every page it shares with the server
-        return loaded
+
+    def refresh(self) -> None:
+        """Load the definitions again if datasets came, changed or went; what can't be now, each worker does."""
+        try:
+            if self.reload_outdated():
+                gc.unfreeze()
+                self.settle()
+        except Exception:
+            log.exception("definitions can't be loaded again; each run tries that itself")
+
+    def reload_outdated(self) -> bool:
+        """Run the module that lists the definitions again, if that gives others; returns whether it did."""
+        try:
+            with closing(datasets.connected()) as database:
+                outdated = datasets.is_outdated(database)
+        except (SettingMissing, SQLAlchemyError):
+            return False  # there is no telling: what is loaded is the best there is
+        if outdated:
+            importlib.reload(sys.modules[self.module])
+        return outdated
 
     def execute(self, job: str) -> None:
         """Execute a run; in a fresh process, slowly, when the source changed since it was loaded.
@@ -151,6 +183,7 @@ class Warm:
         """
         if newest_source(self.module) != self.newest:
             os.execv(sys.executable, [sys.executable, "-m", "dagster", "api", "execute_run", job])  # noqa: S606
+        self.reload_outdated()
         arguments = deserialize_value(job, ExecuteRunArgs)
         with capture_interrupts(), opened_instance(arguments) as instance:
             keep_connections(instance)
@@ -240,7 +273,7 @@ def main(arguments: list[str]) -> None:
     except BlockingIOError:
         return  # another process was quicker to start one
     warm = Warm.load(options.module)
-    work = Work(execute=warm.execute, bury=bury)
+    work = Work(execute=warm.execute, bury=bury, refresh=warm.refresh)
     server = ForkServer(door, work, limits(load_settings()), lifeline=0 if options.on_demand else None)
     print(f"fork server ready: {options.module} on {options.socket}", flush=True)  # noqa: T201 - for who waits
     server.serve()

@@ -107,7 +107,6 @@ class Stack:
         """Dagster's processes: what loads definitions, what runs them, what shows them, what watches."""
         sockets = self.layout
         workspace = ("-w", str(DAGSTER_HOME / "workspace.stack.yaml"))
-        location = ("--module-name", "apphub_assets.definitions", "--location-name", "apphub")
         web = ("-h", self.settings.dagster_host, "-p", str(self.settings.dagster_port), "--path-prefix", "/dagster")
         # A connection from before a restart of Postgres fails once: they are not kept for long.
         pool = ("--db-pool-recycle", "1")
@@ -115,9 +114,7 @@ class Stack:
         web_ready = partial(answers, f"http://{web[1]}:{web[3]}/dagster/server_info")
         return [
             self._python("runs", "apphub_assets.launcher", "--socket", str(sockets.run_socket), ready=runs_ready),
-            self._python(
-                "code", "dagster", "api", "grpc", "--socket", str(sockets.code_socket), *location, ready=code_ready
-            ),
+            self._python("code", "apphub_assets.code_server", "--socket", str(sockets.code_socket), ready=code_ready),
             self._python(
                 "dagster",
                 "apphub_assets.dagster_web",

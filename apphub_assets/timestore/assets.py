@@ -1,7 +1,6 @@
 """One asset per dataset, `timestore/<slug>`, made from the rows of `timestore.datasets`. All share one function."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,33 +8,13 @@ import dagster as dg
 
 from apphub_assets.errors import AppHubError
 from apphub_assets.failures import as_failure
-from apphub_assets.kit.db import Database
 from apphub_assets.resources import Platform
-from apphub_assets.timestore import lineage, repository
-from apphub_assets.timestore.commits import exclusive
-from apphub_assets.timestore.errors import DatasetNotFound
-from apphub_assets.timestore.lake import Lake, literal
 from apphub_assets.timestore.lineage import Described
-from apphub_assets.timestore.partitions import Window, partitions_of, run_window
+from apphub_assets.timestore.partitions import partitions_of, run_window
 from apphub_assets.timestore.resources import LakeResource
-from apphub_assets.timestore.spec import DatasetInfo, quote
 
 GROUP = "timestore"
 MOST_MINUTES = 60 * 24 * 366 * 10
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """What a window of a dataset holds: `version` is the commit that last brought something to it.
-
-    `files` may hold rows of other windows too.
-    """
-
-    rows: int
-    files: lineage.Files
-    version: int
-    snapshot: int
-    totals: lineage.Totals
 
 
 def key_of(slug: str) -> dg.AssetKey:
@@ -69,6 +48,9 @@ def asset_of(dataset: Described, now: datetime) -> dg.AssetsDefinition:
     def seal(
         context: dg.AssetExecutionContext, platform: Platform, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult[None]]:
+        # Brings DuckDB and its threads, which the fork server must not have.
+        from apphub_assets.timestore.sealing import reseal
+
         window = run_window(info, context.partition_keys)
         try:
             sealed = reseal(lake.lake, platform.database, info.id, window)
@@ -87,50 +69,6 @@ def asset_of(dataset: Described, now: datetime) -> dg.AssetsDefinition:
         )
 
     return seal
-
-
-def reseal(lake: Lake, database: Database, dataset_id: str, window: Window) -> Sealed:
-    """Write to files what waits in Postgres, and tell what the window holds.
-
-    Raises:
-        DatasetNotFound: it was deleted since the definitions were loaded.
-        LakeBusy, LakeConflict, LakeUnavailable: the lake can't be written now.
-    """
-    with database.transaction() as session:
-        info = repository.get_dataset(session, dataset_id)
-    if info is None:
-        raise DatasetNotFound(dataset_id)
-    flush(lake, database, info)
-    with database.transaction() as session:
-        files = lineage.files_in(session, info, window)
-        version = lineage.version_of(session, info, window)
-        totals = lineage.totals(session, info.id)
-    with lake.query(
-        f"SELECT count(*), (SELECT max(snapshot_id) FROM ducklake_snapshots('lake')) FROM {info.relation}"
-        f" WHERE {in_window(info)}", naive(window),
-    ) as found:  # fmt: skip
-        rows, snapshot = found.read_all().to_pylist()[0].values()
-    return Sealed(rows, files, version, snapshot, totals)
-
-
-def flush(lake: Lake, database: Database, info: DatasetInfo) -> None:
-    """Write a dataset's rows that wait in Postgres to files."""
-    with exclusive(database), lake.writing() as connection:
-        connection.execute(
-            f"CALL ducklake_flush_inlined_data('lake', schema_name => {literal(info.area)},"
-            f" table_name => {literal(info.table)})"
-        )
-
-
-def in_window(info: DatasetInfo) -> str:
-    """A condition on the dataset's rows, with start and end of a window as its parameters."""
-    time = quote(info.timestamp_column)
-    return f"{time} >= ? AND {time} < ?"
-
-
-def naive(window: Window) -> list[datetime]:
-    """Both ends as the lake has them: UTC without saying so."""
-    return [moment.replace(tzinfo=None) for moment in window]
 
 
 def freshness_of(metadata: dict[str, Any]) -> dg.FreshnessPolicy | None:

@@ -27,10 +27,12 @@ class Known:
     """The datasets that definitions were last built of. While Postgres is away they stay those that were known."""
 
     def __init__(self) -> None:
+        self.is_used = False
         self.generation: str | None = None
         self.datasets: list[Described] = []
 
     def refresh(self) -> None:
+        self.is_used = True
         try:
             with closing(connected()) as database, database.transaction() as session:
                 # In this order: what changes in between makes a generation that is not this one.
@@ -55,11 +57,13 @@ def connected() -> Database:
 
 
 def is_outdated(database: Database) -> bool:
-    """Whether `load` would give other definitions than it last did.
+    """Whether `load` would give other definitions than it last did in this process.
 
     Raises:
         SQLAlchemyError: the database is away.
     """
+    if not known.is_used:
+        return False
     with database.transaction() as session:
         return lineage.generation(session) != known.generation
 

@@ -19,6 +19,7 @@ from apphub_assets.timestore.spec import DatasetInfo, Granularity, Status
 # More windows than this would make Dagster slow for everybody: 11 years of hours, 270 years of days.
 MOST_PAST, MOST_FUTURE = 100_000, 1000
 MONTHS = 12_000
+FORMATS = {Granularity.HOUR: "%Y-%m-%d-%H:%M", Granularity.DAY: "%Y-%m-%d", Granularity.MONTH: "%Y-%m-%d"}
 OLDEST = datetime(1000, 1, 1, tzinfo=UTC)
 BATCHES_AT_ONCE = 20_000
 
@@ -52,6 +53,9 @@ FILES = text(
         AND m.min_value COLLATE "C" < :end AND m.max_value COLLATE "C" >= :start
     """
 )
+
+Window = tuple[datetime, datetime]
+"""Start, and the end that does not belong to it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,14 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class Told:
+    """How many rows a dataset had when something of it was materialised last."""
+
+    rows: int
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Files:
     """How many, and their bytes together."""
 
@@ -105,6 +117,11 @@ def window_start(granularity: Granularity, moment: datetime) -> datetime:
     if granularity != Granularity.HOUR:
         start = start.replace(hour=0)
     return start.replace(day=1) if granularity == Granularity.MONTH else start
+
+
+def window_name(granularity: Granularity, start: datetime) -> str:
+    """What the window that begins there is called: the key of its partition."""
+    return start.strftime(FORMATS[granularity])
 
 
 def shifted(granularity: Granularity, start: datetime, count: int) -> datetime:
@@ -208,7 +225,7 @@ def arrivals(session: Session, after: int) -> tuple[list[Arrival], int]:
     return [_arrival(row.dataset_id, row[1], row[2], row) for row in rows], until
 
 
-def arrived(session: Session, info: DatasetInfo, window: tuple[datetime, datetime], after: int, until: int) -> Arrival:
+def arrived(session: Session, info: DatasetInfo, window: Window, after: int, until: int) -> Arrival:
     """What batches brought that reach into a window [start, end), of the commits in (after, until]."""
     row = session.execute(
         _counted().where(Batch.snapshot_id > after, Batch.snapshot_id <= until, _reaches(info, window))
@@ -216,7 +233,7 @@ def arrived(session: Session, info: DatasetInfo, window: tuple[datetime, datetim
     return _arrival(info.id, window[0].replace(tzinfo=None), window[0].replace(tzinfo=None), row)
 
 
-def version_of(session: Session, info: DatasetInfo, window: tuple[datetime, datetime]) -> int:
+def version_of(session: Session, info: DatasetInfo, window: Window) -> int:
     """The commit that last brought something to a window [start, end); 0 when none did."""
     return session.scalar(select(func.max(Batch.snapshot_id)).where(_reaches(info, window))) or 0
 
@@ -240,7 +257,7 @@ def covered(session: Session, info: DatasetInfo, first: datetime, last: datetime
     }
 
 
-def files_in(session: Session, info: DatasetInfo, window: tuple[datetime, datetime]) -> Files:
+def files_in(session: Session, info: DatasetInfo, window: Window) -> Files:
     """The files that may hold rows of a window [start, end), by DuckLake's statistics."""
     start, end = (f"{moment:%Y-%m-%d %H:%M:%S}" for moment in window)
     names = {"area": info.area, "table": info.table, "column": info.timestamp_column}
@@ -258,7 +275,7 @@ def _reach(timestamp_column: SQLColumnExpression[str]) -> tuple[ColumnElement[da
     return begin, func.greatest(begin, func.least(Batch.end_at, moments["max"]))
 
 
-def _reaches(info: DatasetInfo, window: tuple[datetime, datetime]) -> ColumnElement[bool]:
+def _reaches(info: DatasetInfo, window: Window) -> ColumnElement[bool]:
     """Whether a batch is the dataset's and has rows in a window; what was announced is cheaper to look at."""
     begin, end = _reach(literal(info.timestamp_column))
     announced = and_(Batch.dataset_id == info.id, Batch.start_at < window[1], Batch.end_at >= window[0])

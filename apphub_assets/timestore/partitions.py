@@ -5,14 +5,10 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import dagster as dg
 
-from apphub_assets.timestore.lineage import Described, shifted, shown_windows, window_start, windows
+from apphub_assets.timestore.lineage import FORMATS, Described, Window, shifted, shown_windows, window_start, windows
 from apphub_assets.timestore.spec import DatasetInfo, Granularity
 
-FORMATS = {Granularity.HOUR: "%Y-%m-%d-%H:%M", Granularity.DAY: "%Y-%m-%d", Granularity.MONTH: "%Y-%m-%d"}
 CRONS = {Granularity.HOUR: "0 * * * *", Granularity.DAY: "0 0 * * *", Granularity.MONTH: "0 0 1 * *"}
-
-Window = tuple[datetime, datetime]
-"""Start, and the end that does not belong to it."""
 
 
 def partitions_of(dataset: Described, now: datetime) -> dg.TimeWindowPartitionsDefinition:
@@ -39,11 +35,6 @@ def partitions_of(dataset: Described, now: datetime) -> dg.TimeWindowPartitionsD
 def last_window(partitions: dg.TimeWindowPartitionsDefinition, granularity: Granularity, now: datetime) -> datetime:
     """Start of the last window that has a partition now."""
     return shifted(granularity, window_start(granularity, now), partitions.end_offset - 1)
-
-
-def partition_key(granularity: Granularity, start: datetime) -> str:
-    """The partition key of the window that begins there."""
-    return start.strftime(FORMATS[granularity])
 
 
 def window_of(granularity: Granularity, key: str) -> Window:

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from apphub_assets.resources import Platform
 from apphub_assets.timestore import lineage
 from apphub_assets.timestore.assets import key_of
-from apphub_assets.timestore.lineage import Arrival, Described, shifted, shown_windows
-from apphub_assets.timestore.partitions import last_window, partition_key, partitions_of
+from apphub_assets.timestore.lineage import Arrival, Described, shifted, shown_windows, window_name
+from apphub_assets.timestore.partitions import last_window, partitions_of
 from apphub_assets.timestore.spec import DatasetInfo
 
 # A partition that is written to all the time appears at once, and then this often: Dagster keeps every event for ever.
@@ -145,7 +145,7 @@ def materialisations(
     """
     for dataset_id in dict.fromkeys(dataset_id for dataset_id, _ in taken):
         info = shown[dataset_id].info
-        windows = {partition_key(info.granularity, window): window for each, window in taken if each == dataset_id}
+        windows = {window_name(info.granularity, window): window for each, window in taken if each == dataset_id}
         versions = known_versions(instance, info, list(windows))
         dataset_rows = lineage.totals(session, dataset_id).rows
         for key, window in windows.items():

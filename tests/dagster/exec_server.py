@@ -1,5 +1,6 @@
 """A fork server whose jobs are Python source: `python exec_server.py <folder>`; it lists deaths in a file there."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,10 @@ def bury(job: str, cause: str) -> None:
         deaths.write(f"{job}: {cause}\n")
 
 
+def refresh() -> None:
+    (FOLDER / "refreshed").write_text(str(os.getpid()))
+
+
 if __name__ == "__main__":
     limits = Limits(workers=2, memory_bytes=64 * 2**20, interrupt_grace=0.2)
-    ForkServer(Door(FOLDER / "run.sock", wait=True), Work(execute, bury), limits).serve()
+    ForkServer(Door(FOLDER / "run.sock", wait=True), Work(execute, bury, refresh), limits).serve()

@@ -54,6 +54,13 @@ def until_gone(pid: int) -> None:
     wait_for(lambda: not psutil.pid_exists(pid), f"the end of process {pid}")
 
 
+def test_what_is_loaded_is_refreshed_in_the_server_for_those_that_come(server: Server) -> None:
+    server.launch("a", REST)
+    assert ask(server.socket, {"do": "refresh", "name": ""})["state"] == State.UNKNOWN
+    assert server.written("refreshed") == str(server.process.pid)
+    assert server.look("a")["state"] == State.RUNNING
+
+
 def test_a_job_runs_in_a_child_of_the_server(server: Server) -> None:
     pid = server.launch("a", "import os; (folder / 'out').write_text(f'{os.getpid()} {os.getppid()}')")
     assert server.written("out") == f"{pid} {server.process.pid}"
