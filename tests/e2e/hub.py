@@ -199,7 +199,7 @@ class Hub:
         return [done["success"] for execution in found if (done := execution["evaluation"])]
 
     def backfill(self, assets: list[str], partitions: list[str]) -> str:
-        selection = [{"path": [asset]} for asset in assets]
+        selection = [{"path": asset.split("/")} for asset in assets]
         params = {"assetSelection": selection, "partitionNames": partitions}
         answer = self.graphql(BACKFILL, params=params)
         assert answer["__typename"] == "LaunchBackfillSuccess", answer
