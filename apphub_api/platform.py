@@ -15,6 +15,7 @@ from apphub_assets.launches.keeper import Keeper
 from apphub_assets.orchestrator import Orchestrator
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.sql_processes import SqlProcesses
 from apphub_assets.timestore.writer import Writer
 
 
@@ -34,6 +35,7 @@ class Platform:
         self.metrics.register(StateCollector(self.database, self.fanout))
         self.proxy = ReverseProxy()
         self.lake = Lake(settings)
+        self.sql = SqlProcesses(self.lake, settings)
         self.writer = Writer(self.lake, self.database, settings)
         self.bodies = Budget(settings.ingest_queue_bytes)
         # Bodies grow when they are parsed or unpacked: only few at once.
@@ -53,5 +55,6 @@ class Platform:
         self.orchestrator.close()
         self.engine.close()
         self.writer.stop()
+        self.sql.close()
         self.lake.close()
         self.database.close()

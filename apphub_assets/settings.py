@@ -68,11 +68,30 @@ class Settings(BaseSettings):
     query_concurrency: int = Field(3, description="Queries at once per API process; further ones wait.")
     query_timeout: float = Field(60.0, description="Deadline of one query.")
     query_temp_bytes: int = Field(4096 * MIB, description="Disk one query may use for what does not fit its memory.")
+    sql_timeout: float = Field(30.0, description="Deadline of one statement of /sql/read.")
+    sql_memory_bytes: int = Field(256 * MIB, description="DuckDB's memory for one such statement.")
+    sql_max_rows: int = Field(10_000, description="Most rows of its answer; the rest is cut off.")
+    sql_concurrency: int = Field(4, description="Such statements at once per API process; a few wait, others get a 429.")
     retention_max_age_hours: float = Field(720.0, description="Age at which rows go, for datasets without a policy.")
     retention_max_total_bytes: int = Field(
         500 * 1024 * MIB, description="Size beyond which the oldest rows go, for datasets without a policy."
     )
     delete_grace_minutes: float = Field(5.0, ge=0, description="How long deleted datasets and rows can be had back.")
+    flush_rows: int = Field(20_000, description="Rows of a dataset that may wait in Postgres to be written to files.")
+    flush_after: float = Field(300.0, description="How long they may wait.")
+    compact_target_bytes: int = Field(128 * MIB, description="Size up to which files of a partition are merged.")
+    compact_seconds: float = Field(120.0, description="Time after which a run of the compaction begins no more.")
+    compact_bytes: int = Field(2048 * MIB, description="Bytes of files after which it begins no more.")
+    snapshot_retention_hours: float = Field(
+        168.0, ge=1, description="How far back datasets can be queried as they were."
+    )
+    orphan_grace_hours: float = Field(
+        24.0, ge=1, description="Age at which files that nothing refers to go to the quarantine."
+    )
+    quarantine_hours: float = Field(168.0, ge=0, description="How long files stay in the quarantine.")
+    batch_retention_days: float = Field(
+        14.0, description="How long the idempotency keys of batches whose rows went by age are known."
+    )
     access_retention_days: float = Field(90.0, description="Age at which entries leave the datasets' audit logs.")
 
     # Identity
