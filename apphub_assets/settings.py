@@ -62,7 +62,6 @@ class Settings(BaseSettings):
     ingest_max_rows: int = Field(20_000_000, description="Most rows of one ingest.")
     ingest_queue_bytes: int = Field(64 * MIB, description="Batches that wait to be written; further ones get a 429.")
     ingest_timeout: float = Field(30.0, description="A batch that can't be written by then is refused.")
-    ingest_inline_rows: int = Field(1000, description="Smaller commits go into Postgres until they are flushed.")
     write_memory_bytes: int = Field(256 * MIB, description="DuckDB's memory for writing, per process.")
     query_memory_bytes: int = Field(160 * MIB, description="DuckDB's memory for one query.")
     query_concurrency: int = Field(3, description="Queries at once per API process; further ones wait.")
@@ -71,7 +70,9 @@ class Settings(BaseSettings):
     sql_timeout: float = Field(30.0, description="Deadline of one statement of /sql/read.")
     sql_memory_bytes: int = Field(256 * MIB, description="DuckDB's memory for one such statement.")
     sql_max_rows: int = Field(10_000, description="Most rows of its answer; the rest is cut off.")
-    sql_concurrency: int = Field(4, description="Such statements at once per API process; a few wait, others get a 429.")
+    sql_concurrency: int = Field(
+        4, description="Such statements at once per API process; a few wait, others get a 429."
+    )
     retention_max_age_hours: float = Field(720.0, description="Age at which rows go, for datasets without a policy.")
     retention_max_total_bytes: int = Field(
         500 * 1024 * MIB, description="Size beyond which the oldest rows go, for datasets without a policy."

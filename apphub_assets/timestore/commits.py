@@ -25,7 +25,7 @@ class Commit:
 
 
 @contextmanager
-def committing(lake: Lake, database: Database, message: str, *, inline: bool = True) -> Iterator[Commit]:
+def committing(lake: Lake, database: Database, message: str) -> Iterator[Commit]:
     """Commit at the end of the block what was done in it; when it raises, nothing has happened.
 
     Commits of all processes take turns: DuckLake would let them race, and each loser start over after a pause. Work
@@ -35,24 +35,46 @@ def committing(lake: Lake, database: Database, message: str, *, inline: bool = T
         lake: where.
         database: the same Postgres, for the lock.
         message: what the snapshot says it did.
-        inline: whether few rows may stay in Postgres until they are flushed.
 
     Raises:
         LakeConflict: another commit changed a table of this one, or brought one of its batches.
         LakeUnavailable: catalog or storage is away; if that was during the commit, it may have happened.
     """
-    with lake.writing(inline=inline) as connection:
+    with lake.writing() as connection, committing_on(connection, database, message) as commit:
+        yield commit
+
+
+@contextmanager
+def committing_on(connection: Connection, database: Database, message: str) -> Iterator[Commit]:
+    """The same on an instance that the caller has."""
+    connection.begin()
+    commit = Commit(connection)
+    yield commit
+    with exclusive(database) as session:
+        _finish(commit, session, message)
+
+
+@contextmanager
+def committing_alone(connection: Connection, database: Database, message: str) -> Iterator[Commit]:
+    """The same, with nobody else committing from the beginning of the block: for what conflicts with every write.
+
+    Whoever has the lock must not wait for an instance, since those who have one wait for the lock.
+    """
+    with exclusive(database) as session:
         connection.begin()
         commit = Commit(connection)
         yield commit
-        with exclusive(database) as session:
-            if repository.any_known(session, [(batch.dataset_id, batch.key) for batch in commit.receipt.batches]):
-                raise LakeConflict("another process has written one of these batches meanwhile", retry_after=1)
-            connection.execute(
-                "CALL ducklake_set_commit_message('lake', ?, ?, extra_info => ?)",
-                [AUTHOR, message, commit.receipt.to_json()],
-            )
-            connection.commit()
+        _finish(commit, session, message)
+
+
+def _finish(commit: Commit, session: Session, message: str) -> None:
+    if repository.any_known(session, [(batch.dataset_id, batch.key) for batch in commit.receipt.batches]):
+        raise LakeConflict("another process has written one of these batches meanwhile", retry_after=1)
+    commit.connection.execute(
+        "CALL ducklake_set_commit_message('lake', ?, ?, extra_info => ?)",
+        [AUTHOR, message, commit.receipt.to_json()],
+    )
+    commit.connection.commit()
 
 
 @contextmanager

@@ -39,8 +39,19 @@ EXTENSIONS = ("ducklake", "postgres_scanner", "httpfs")
 THROUGH_FSSPEC = {"gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
 KINDS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure_blob", "abfss": "azure_blob", "az": "azure_blob"}
 BATCH_ROWS = 8192
+# Fewer rows than that go into Postgres until they are flushed. The same for all who ever change the lake: one who
+# inlines nothing makes no table for inlined rows when it alters columns, and others then write into that of before.
+INLINE_ROWS = 1000
 PREPARATION = 7_204_117_002
 CONFLICT = re.compile(r"transaction conflict|duplicate key value", re.IGNORECASE)
+ERRORS = {
+    "INTERRUPT": duckdb.InterruptException,
+    "Out of Memory": duckdb.OutOfMemoryException,
+    "Out of Range": duckdb.OutOfRangeException,
+    "Conversion": duckdb.ConversionException,
+    "IO": duckdb.IOException,
+    "HTTP": duckdb.HTTPException,
+}
 PASSWORD = re.compile(r"password=('(?:[^'\\]|\\.)*'|\S+)")
 
 Connection = duckdb.DuckDBPyConnection
@@ -52,7 +63,6 @@ class Access:
 
     read_only: bool
     memory_bytes: int
-    inline: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,17 @@ class Lake:
         self._prepared = threading.Lock()
         self._is_prepared = False
         self._readers = _Pool(settings.query_concurrency)
-        self._writers = {inline: _Pool(2) for inline in (True, False)}
+        self._writers = _Pool(2)
 
     @property
     def data_path(self) -> str:
         """Where the default target's files are; without a slash at its end, see duckdb/ducklake issue 815."""
         return f"{self._settings.storage}/timestore"
+
+    @property
+    def target_bytes(self) -> int:
+        """The size up to which files are merged."""
+        return self._settings.compact_target_bytes
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -104,7 +119,7 @@ class Lake:
             QueryTooLong, QueryTooBig: it took more than APPHUB_QUERY_TIMEOUT, or more memory and disk than it may.
         """
         access = Access(read_only=True, memory_bytes=self._settings.query_memory_bytes)
-        with self._lent(self._readers, access) as loan, self._bounded(loan):
+        with self._lent(self._readers, access) as loan, self._bounded(loan), told_by_arrow():
             yield self._stream(loan, access, sql, parameters)
 
     def _stream(self, loan: "_Loan", access: Access, sql: str, parameters: Sequence[Any]) -> pa.RecordBatchReader:
@@ -142,17 +157,32 @@ class Lake:
             timer.cancel()
 
     @contextmanager
-    def writing(self, *, inline: bool = True) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
         """Lend an instance that can write. What the borrower did not commit is rolled back.
-
-        Without `inline` every row goes to a file, even if there are few.
 
         Raises:
             LakeBusy, LakeUnavailable, StorageMoved: none came free in time; the lake can't be opened.
         """
-        access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes, inline=inline)
-        with self._lent(self._writers[inline], access) as loan:
+        access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)
+        with self._lent(self._writers, access) as loan:
             yield loan.connection
+
+    @contextmanager
+    def maintaining(self) -> Iterator[Connection]:
+        """A new instance for work on files, which takes none from those who write.
+
+        One that was idle may not know of what a flush took away meanwhile, see `_stream`.
+
+        Raises:
+            LakeUnavailable, StorageMoved: the lake can't be opened.
+        """
+        self.prepare()
+        access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)
+        with self.opened(access) as connection:
+            # Who finds that another commit was first looks again at once: the lock is held meanwhile.
+            connection.execute("SET ducklake_retry_wait_ms = 1")
+            connection.execute(f"SET ducklake_target_file_size = '{self.target_bytes}B'")
+            yield connection
 
     @contextmanager
     def opened(self, access: Access) -> Iterator[Connection]:
@@ -197,7 +227,7 @@ class Lake:
 
     def close(self) -> None:
         """Close every idle instance."""
-        for pool in (self._readers, *self._writers.values()):
+        for pool in (self._readers, self._writers):
             while (connection := pool.take_idle()) is not None:
                 _close(connection)
 
@@ -282,7 +312,7 @@ class Lake:
         options = [
             f"DATA_PATH {literal(self.data_path)}",
             "META_SCHEMA 'timestore'",
-            f"DATA_INLINING_ROW_LIMIT {self._settings.ingest_inline_rows if access.inline else 0}",
+            f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}",
             "OVERRIDE_DATA_PATH true",
         ]
         options += ["READ_ONLY"] if access.read_only else []
@@ -357,6 +387,18 @@ class _Pool:
         with suppress(Empty):
             return self.idle.get_nowait()
         return None
+
+
+@contextmanager
+def told_by_arrow() -> Iterator[None]:
+    """Raise DuckDB's own errors where Arrow, which hands out the rows of a stream, knows only their text."""
+    try:
+        yield
+    except OSError as error:
+        kind, colon, _ = str(error).partition(" Error: ")
+        if error.errno is not None or not colon:
+            raise
+        raise ERRORS.get(kind, duckdb.Error)(str(error)) from error
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def _replace(lake: Lake, database: Database, batch: Incoming, window: TimeRange 
                 f" {window.end.isoformat()}; replace a window that holds it whole"
             )
     plan = Plan(dataset, evolve(dataset.schema, batch.fields), (batch,), known is None)
-    with committing(lake, database, f"replace with {batch.source.row_count} rows", inline=False) as commit:
+    with committing(lake, database, f"replace with {batch.source.row_count} rows") as commit:
         after = shape(commit, plan)
         if dataset.schema_version:
             store.delete_rows(commit.connection, dataset, _conditions(dataset, batch, window))

@@ -12,8 +12,6 @@ from apphub_assets.timestore import store
 from apphub_assets.timestore.lake import Connection, literal
 from apphub_assets.timestore.spec import DatasetInfo
 
-# Rows that take much room are no use in a table of the catalog, and many such would not fit one of its answers.
-INLINE_BYTES = 512 * 1024
 INCOMING = "incoming"
 
 
@@ -31,10 +29,6 @@ class Rows:
     def byte_count(self) -> int:
         return int(self.table.nbytes)
 
-    @property
-    def may_be_inlined(self) -> bool:
-        return self.byte_count <= INLINE_BYTES
-
     def append_to(self, connection: Connection, dataset: DatasetInfo) -> None:
         """Add them to the dataset's table; columns are matched by name."""
         store.append(connection, dataset, self.table)
@@ -49,7 +43,6 @@ class File:
     columns: str
     row_count: int
     byte_count: int
-    may_be_inlined: bool = False
 
     @property
     def relation(self) -> str:

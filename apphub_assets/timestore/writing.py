@@ -233,9 +233,8 @@ def _difference(old: Schema, new: Schema) -> Change:
 
 
 def _commit(lake: Lake, database: Database, plans: Sequence[Plan]) -> None:
-    inline = all(batch.source.may_be_inlined for plan in plans for batch in plan.batches)
     rows = sum(batch.source.row_count for plan in plans for batch in plan.batches)
-    with committing(lake, database, f"ingest {rows} rows", inline=inline) as commit:
+    with committing(lake, database, f"ingest {rows} rows") as commit:
         for plan in plans:
             dataset = shape(commit, plan)
             for batch in plan.batches:

@@ -134,3 +134,15 @@ def move(lake_settings: Settings) -> Callable[[Settings], Settings]:
         return to
 
     return move
+
+
+@pytest.mark.parametrize("change", ["ADD COLUMN note VARCHAR", "DROP COLUMN site", "RENAME COLUMN site TO place"])
+def test_rows_that_are_inlined_after_a_change_by_another_are_in_their_columns(readings: Lake, change: str):
+    with readings.writing() as one, readings.writing() as other:
+        one.execute("INSERT INTO lake.readings VALUES (TIMESTAMP '2025-01-01', 'a', 1)")
+        other.execute(f"ALTER TABLE lake.readings {change}")
+        one.execute("INSERT INTO lake.readings BY NAME SELECT TIMESTAMP '2025-01-02' AS ts, 2 AS value")
+        other.execute("CALL ducklake_flush_inlined_data('lake')")
+    assert ask(readings, "SELECT ts::DATE::VARCHAR, value FROM lake.readings ORDER BY ts") == [
+        ("2025-01-01", 1), ("2025-01-02", 2),
+    ]  # fmt: skip
