@@ -15,7 +15,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from apphub_assets.timestore.errors import QueryTooBig
+from apphub_assets.timestore.errors import LakeUnavailable, QueryTooBig
 
 CHUNK = 2**18
 # An answer that is shorter is sent as a whole, with its length.
@@ -58,6 +58,7 @@ class Spool:
 
         Raises:
             QueryTooBig: there are too many.
+            LakeUnavailable: the disk has no room for them.
             Abandoned: nobody reads them.
         """
         length = memoryview(data).nbytes
@@ -65,9 +66,7 @@ class Spool:
             raise Abandoned
         if self._size + length > self._max:
             raise QueryTooBig(f"the answer has more than {self._max} bytes (APPHUB_QUERY_TEMP_BYTES); ask for less")
-        written = 0
-        while written < length:
-            written += self._file.write(memoryview(data).cast("B")[written:])
+        self._append(memoryview(data).cast("B"))
         with self._changed:
             self._size += length
             self._changed.notify_all()
@@ -95,6 +94,13 @@ class Spool:
         """The bytes from a position on, once there are any; none at the end."""
         self.wait(position + 1)
         return os.pread(self._file.fileno(), most, position)
+
+    def _append(self, rest: memoryview) -> None:
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise LakeUnavailable(f"the answer can't be kept: {error.strerror}", retry_after=5) from error
 
     def _filled(self, write: Callable[["Spool"], None]) -> None:
         try:

@@ -28,6 +28,7 @@ WIDTHS = {
 # Changes of clocks are followed in these years; no change is so soon after another that a week would miss both.
 FIRST, LAST, STEP = datetime(1900, 1, 1), datetime(2100, 1, 1), timedelta(days=7)  # noqa: DTZ001 as in the lake: UTC
 BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 NONE = timedelta(0)
 
 
@@ -69,7 +70,7 @@ class Buckets:
         if (end - start) / self._width > MAX_BUCKETS:
             raise invalid("/downsample/gapFill", f"that is more than {MAX_BUCKETS} buckets; ask for longer ones")
         since = [max(start, segment.since) for segment in self._segments]
-        until = [*since[1:], end]
+        until = [*(moment - timedelta(microseconds=1) for moment in since[1:]), end]
         # Between two changes every bucket but the last is hit by steps of its length; the last by the end itself.
         pieces = [
             f"SELECT unnest(generate_series({_literal(a)}, {_literal(b)}, {self._interval})) AS t"
@@ -112,9 +113,17 @@ class Buckets:
         start = _shift(floor, -segment.offset)
         if segment.offset == segment.before:
             return start
-        change = _literal(segment.since)
-        # What began before the change began by the clock of then, or was skipped until the change.
-        return f"CASE WHEN {start} >= {change} THEN {start} ELSE least({_shift(floor, -segment.before)}, {change}) END"
+        # What the clock shows right after the change goes on with the bucket of right before it, or begins one there.
+        change, last = segment.since, self._last_before(segment)
+        return (
+            f"CASE WHEN {start} >= {_literal(change)} THEN {start}"
+            f" WHEN {floor} = {_literal(last)} THEN {_literal(last - segment.before)} ELSE {_literal(change)} END"
+        )
+
+    def _last_before(self, segment: Segment) -> datetime:
+        """The local time at which the last bucket before a change begins."""
+        local = segment.since + segment.before - timedelta(microseconds=1)
+        return EPOCH + (local - EPOCH) // self._width * self._width
 
     def _pick(
         self, segments: list[Segment], instant: str, render: Callable[[Segment], str], *, local: bool = False

@@ -230,7 +230,7 @@ class Query:
             InvalidQuery: it says what is unknown, contradicts itself, or misses what is needed; pointers tell where.
         """
         stated = _object(given, "", MEMBERS)
-        filters = _object(stated.get("filters") or {}, "/filters", {"partitionKey", "columns"}, hint=FILTER_HINT)
+        filters = _optional(stated, "filters", "", _filters) or {}
         query = cls(
             range=_optional(stated, "timeRange", "", _range),
             timestamp_column=_optional(stated, "timestampColumn", "", _text),
@@ -387,9 +387,13 @@ def _zone(given: Any, pointer: str) -> ZoneInfo:
         raise invalid(pointer, f"{_shown(given)} is no time zone; use a name of IANA's, as Europe/Berlin") from None
 
 
+def _filters(given: Any, pointer: str) -> Json:
+    return _object(given, pointer, {"partitionKey", "columns"}, hint=FILTER_HINT)
+
+
 def _predicates(filters: Json, name: str, *, is_key: bool) -> tuple[Predicate, ...]:
     pointer = f"/filters/{name}"
-    stated = filters.get(name) or {}
+    stated = {} if filters.get(name) is None else filters[name]
     if not isinstance(stated, dict):
         raise invalid(pointer, f"{_shown(stated)} is no object of columns and what they must be")
     return tuple(
