@@ -5,7 +5,7 @@ from datetime import datetime
 
 from apphub_assets.kit.db import Database
 from apphub_assets.timestore import lineage, repository
-from apphub_assets.timestore.commits import exclusive
+from apphub_assets.timestore.commits import committing_alone
 from apphub_assets.timestore.errors import DatasetNotFound
 from apphub_assets.timestore.lake import Lake, literal
 from apphub_assets.timestore.lineage import Window
@@ -52,9 +52,8 @@ def reseal(lake: Lake, database: Database, dataset_id: str, window: Window) -> S
 
 def flush(lake: Lake, database: Database, info: DatasetInfo) -> None:
     """Write a dataset's rows that wait in Postgres to files."""
-    # In this order: those who have an instance wait for the right to commit.
-    with lake.writing() as connection, exclusive(database):
-        connection.execute(
+    with lake.maintaining() as connection, committing_alone(connection, database, f"flush {info.slug}") as commit:
+        commit.connection.execute(
             f"CALL ducklake_flush_inlined_data('lake', schema_name => {literal(info.area)},"
             f" table_name => {literal(info.table)})"
         )
