@@ -83,7 +83,7 @@ def run(role: str, descriptor: str, line: str) -> None:
             serve(int(descriptor))
         else:
             maintain()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 whatever it was, the child must not go on as its parent
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
