@@ -15,7 +15,7 @@ from apphub_assets.timestore import repository
 from apphub_assets.timestore.access import may_read
 from apphub_assets.timestore.errors import InvalidSql, SqlTooLong
 from apphub_assets.timestore.models import Access
-from apphub_assets.timestore.spec import DatasetInfo, quote
+from apphub_assets.timestore.spec import DatasetInfo, Field, quote
 from apphub_assets.timestore.sql import MAX_LENGTH
 from apphub_assets.timestore.sql_processes import Answer, Question, SqlProcesses
 
@@ -125,17 +125,21 @@ def _table(dataset: DatasetInfo, description: str | None) -> TableView:
     return TableView(
         name=dataset.slug,
         description=description,
-        partition_keys=list(dataset.partition_keys),
+        partition_keys=[field.name for field in dataset.schema.fields if _is_key(dataset, field)],
         columns=[
             ColumnView(
                 name=field.name,
                 type=field.sql_type,
                 nullable=field.name != dataset.timestamp_column,
-                description="partition key" if field.is_key else None,
+                description="partition key" if _is_key(dataset, field) else None,
             )
             for field in dataset.schema.fields
         ],
     )
+
+
+def _is_key(dataset: DatasetInfo, field: Field) -> bool:
+    return field.is_key or field.name in dataset.partition_keys
 
 
 def _warnings(identity: Identity) -> list[str]:

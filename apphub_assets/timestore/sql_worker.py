@@ -9,10 +9,9 @@ in a session that can't write; and the kernel, that lets this process write no f
 """
 
 import base64
-import csv
-import io
 import json
 import os
+import re
 import resource
 import sys
 import threading
@@ -270,13 +269,13 @@ class JsonForm(Form):
 
 
 class CsvForm(Form):
-    """RFC 4180 with a header; null is empty, lists and structs are JSON."""
+    """RFC 4180 with a header; nothing is null and `""` the empty text, lists and structs are JSON."""
 
     def line(self, row: Sequence[Any]) -> bytes:
-        return _csv([text(value) for value in row])
+        return (",".join("" if value is None else _quoted(text(value)) for value in row) + "\r\n").encode()
 
     def frame(self, lines: list[bytes]) -> bytes:
-        return _csv(self.names) + b"".join(lines)
+        return self.line(self.names) + b"".join(lines)
 
 
 class TableForm(Form):
@@ -296,6 +295,7 @@ class TableForm(Form):
 
 
 FORMS: dict[str, Callable[[list[str], list[bool]], Form]] = {"json": JsonForm, "csv": CsvForm, "table": TableForm}
+IN_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
 BLANKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
@@ -343,10 +343,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int) else json.loads(orjson.dumps(value, _known, JSON_OPTIONS))
 
 
-def _csv(cells: list[str]) -> bytes:
-    written = io.StringIO()
-    csv.writer(written).writerow(cells)
-    return written.getvalue().encode()
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if not cell or IN_QUOTES.search(cell) else cell
 
 
 # --- Errors

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -150,13 +152,15 @@ def test_values_are_written_as_queries_write_them(asking: Asking):
 
 
 def test_an_answer_is_a_csv_or_a_table_for_people(asking: Asking):
-    sql = "SELECT ts, site, 'a,\"b\"\nc' AS odd, NULL AS none, [value] AS list FROM readings WHERE value = 1"
+    sql = (
+        "SELECT ts, site, 'a,\"b\"\nc' AS odd, NULL AS none, '' AS empty, [value] AS list FROM readings WHERE value = 1"
+    )
     csv, table = asking.answer(sql, form="csv").body, asking.answer(sql, form="table").body
 
-    assert csv.decode() == 'ts,site,odd,none,list\r\n2026-01-01T00:00:01.000Z,s1,"a,""b""\nc",,[1]\r\n'
+    assert csv.decode() == 'ts,site,odd,none,empty,list\r\n2026-01-01T00:00:01.000Z,s1,"a,""b""\nc",,"",[1]\r\n'
     assert table.decode() == (
-        "ts\tsite\todd\tnone\tlist\n---\t----\t---\t----\t----\n"
-        '2026-01-01T00:00:01.000Z\ts1\ta,"b"\\nc\t\t[1]\n(1 row)\n'
+        "ts\tsite\todd\tnone\tempty\tlist\n---\t----\t---\t----\t-----\t----\n"
+        '2026-01-01T00:00:01.000Z\ts1\ta,"b"\\nc\t\t\t[1]\n(1 row)\n'
     )
 
 
@@ -400,3 +404,24 @@ def test_closing_ends_what_runs_and_what_waits(asking: Asking):
     assert children() == []
     with pytest.raises(LakeUnavailable, match="stopping"):
         asking.answer(COUNT)
+
+
+def test_processes_end_with_whoever_started_them_however_that_ends(make: Ask, lake_settings: Settings):
+    make()
+    script = (
+        "import sys, json, time; from pathlib import Path; from apphub_assets.settings import Settings;"
+        "from apphub_assets.timestore.lake import Lake; from apphub_assets.timestore.sql_processes import *;"
+        "settings = Settings(home=Path(sys.argv[1]), database_url=sys.argv[2]);"
+        "processes = SqlProcesses(Lake(settings), settings); processes.warm();"
+        "print('waits', flush=True); processes.run(Question(sys.argv[3], [], 'json', {}))"
+    )
+    assert lake_settings.database_url is not None
+    url = lake_settings.database_url.get_secret_value()
+    command = [sys.executable, "-c", script, str(lake_settings.home), url, CROSS_JOIN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == "waits\n"
+        (worker,) = psutil.Process(starter.pid).children()
+        until(lambda: worker.cpu_times().user > 1)
+        starter.kill()
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
