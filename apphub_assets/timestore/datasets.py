@@ -395,7 +395,8 @@ def restore(session: Session, id_or_slug: str, caller: Caller, now: datetime) ->
     if row is None:
         return dataset_view(existing(session, id_or_slug))
     if row.purge_after is None or row.purge_after <= now:
-        raise GraceOver(f"dataset {row.slug} could be restored until {row.purge_after}; its rows are being removed")
+        end = format_version(row.purge_after) if row.purge_after else "its deletion"
+        raise GraceOver(f"dataset {row.slug} could be restored until {end}; its rows are being removed")
     if repository.row_of_slug(session, row.slug) is not None:
         raise _taken(row.slug)
     row.status, row.status_before, row.purge_after = row.status_before or Status.ACTIVE, None, None

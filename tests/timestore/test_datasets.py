@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from sqlalchemy import text
 
+from apphub_assets.resources import Platform
+from apphub_assets.retention import expire_accesses
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import datasets, store
+from apphub_assets.timestore import datasets, history, store
 from apphub_assets.timestore.datasets import Parts
 from apphub_assets.timestore.declaration import Declaration, merged
 from apphub_assets.timestore.errors import DatasetExists, DatasetHasRows, InvalidDataset, LakeConflict
 from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.paging import AccessQuery
 from apphub_assets.timestore.retention import Mode, Retention, default_retention, effective_retention, parse_policy
 from apphub_assets.timestore.spec import Granularity, Status
 from apphub_assets.timestore.writing import Caller
@@ -245,7 +250,7 @@ class TestAtOnce:
         assert timestore.row("observations").name == "Declared"
         assert timestore.ask("SELECT count(*) FROM lake.main.observations") == [(1,)]
 
-    def test_of_two_that_are_renamed_alike_one_keeps_its_name(self, timestore, monkeypatch):
+    def test_of_two_that_are_renamed_alike_one_keeps_its_name(self, timestore):
         timestore.declare("one")
         timestore.declare("two")
 
@@ -268,3 +273,20 @@ class TestAtOnce:
         assert first.dataset.table == "observations"
         assert second.dataset.table == f"observations_{second.dataset.id}"
         assert timestore.ask(f"SELECT count(*) FROM {second.dataset.relation}") == [(1,)]
+
+
+def test_the_hourly_job_forgets_what_is_old_in_audit_logs(timestore, monkeypatch):
+    assert timestore.settings.database_url is not None
+    monkeypatch.setenv("APPHUB_DATABASE_URL", timestore.settings.database_url.get_secret_value())
+    timestore.declare("kept")
+    timestore.declare("old")
+    with timestore.database.transaction() as session:
+        old = "UPDATE timestore.access_audit SET created_at = now() - interval '91 days' WHERE dataset_slug = 'old'"
+        session.execute(text(old))
+
+    with dg.build_op_context(resources={"platform": Platform()}) as context:
+        expire_accesses(context)
+
+    with timestore.database.transaction() as session:
+        entries = {slug: len(history.accesses(session, slug, AccessQuery())[0]) for slug in ("kept", "old")}
+    assert entries == {"kept": 1, "old": 0}
