@@ -278,7 +278,7 @@ class Lake:
 
     def _loading(self) -> list[str]:
         statements = [f"LOAD {literal(_extension_file(extension))}" for extension in EXTENSIONS]
-        statements += ["SET TimeZone = 'UTC'", "SET ducklake_max_retry_count = 3"]
+        statements += ["SET TimeZone = 'UTC'", "SET ducklake_max_retry_count = 3", inlining(INLINE_ROWS)]
         return statements + ([self._s3_secret()] if "s3" in self._schemes else [])
 
     @property
@@ -312,7 +312,6 @@ class Lake:
         options = [
             f"DATA_PATH {literal(self.data_path)}",
             "META_SCHEMA 'timestore'",
-            f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}",
             "OVERRIDE_DATA_PATH true",
         ]
         options += ["READ_ONLY"] if access.read_only else []
@@ -433,6 +432,11 @@ def _translation(error: duckdb.Error) -> AppHubError | None:
 def clean(error: Exception) -> str:
     """The first lines of an error, without the password that DuckDB writes into some."""
     return PASSWORD.sub("password=…", " ".join(str(error).split()))[:500]
+
+
+def inlining(rows: int) -> str:
+    """The statement by which an instance from now on puts so few rows into Postgres."""
+    return f"SET ducklake_default_data_inlining_row_limit = {rows}"
 
 
 def literal(value: str) -> str:

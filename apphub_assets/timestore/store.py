@@ -10,7 +10,7 @@ import pyarrow as pa
 from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.evolution import Change
-from apphub_assets.timestore.lake import Connection, literal
+from apphub_assets.timestore.lake import INLINE_ROWS, Connection, inlining, literal
 from apphub_assets.timestore.spec import DatasetInfo, Granularity, quote
 
 PARTITION_PARTS = {
@@ -94,7 +94,10 @@ def transform_column(connection: Connection, dataset: DatasetInfo, column: str, 
 
 def delete_rows(connection: Connection, dataset: DatasetInfo, conditions: Iterable[str]) -> int:
     """Take out the rows for which all conditions hold; returns how many."""
+    # Deletions that are inlined are no conflict with a merge of the same files, which then brings the rows back.
+    connection.execute(inlining(0))
     found = connection.execute(f"DELETE FROM {dataset.relation} WHERE {' AND '.join(conditions)}").fetchone()
+    connection.execute(inlining(INLINE_ROWS))
     return int(found[0]) if found else 0
 
 

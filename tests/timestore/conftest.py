@@ -1,7 +1,7 @@
 """What tests of datasets in Dagster share."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import dagster as dg
 import pytest
@@ -11,6 +11,7 @@ from apphub_assets.resources import Platform
 from apphub_assets.settings import Settings
 from apphub_assets.timestore import definitions
 from apphub_assets.timestore.lake import Lake
+from tests.timestore.keeping import Keeper, own_lake
 from tests.timestore.making import Maker
 
 Load = Callable[[], dg.Definitions]
@@ -19,6 +20,17 @@ Load = Callable[[], dg.Definitions]
 @pytest.fixture
 def maker(lake: Lake, database: Database) -> Maker:
     return Maker(lake, database)
+
+
+@pytest.fixture
+def make_keeper(database: Database) -> Iterator[Callable[[Settings], Keeper]]:
+    with ExitStack() as opened:
+        yield lambda settings: Keeper(settings, opened.enter_context(own_lake(settings)), database)
+
+
+@pytest.fixture
+def keeper(make_keeper: Callable[[Settings], Keeper], lake_settings: Settings) -> Keeper:
+    return make_keeper(lake_settings)
 
 
 @pytest.fixture
