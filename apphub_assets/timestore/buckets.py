@@ -105,6 +105,9 @@ class Buckets:
         return [*known[first : first + 1], *(s for s in known[first + 1 :] if s.since <= self.range.end)]
 
     def _floor(self, local: str) -> str:
+        if self.downsample.size == 1:
+            # The same, a little faster.
+            return f"date_trunc('{self.downsample.unit}', {local})"
         origin = "1970-01-05" if self.downsample.unit == Unit.WEEK else "1970-01-01"
         return f"time_bucket({self._interval}, {local}, TIMESTAMP '{origin}')"
 

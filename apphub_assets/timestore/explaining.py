@@ -12,7 +12,7 @@ from apphub_assets.timestore.spec import DatasetInfo, Json
 
 
 def explain(lake: Lake, dataset: DatasetInfo, query: Query, plan: Plan) -> Json:
-    """What a plan reads, by running it. Sizes are in bytes, times in milliseconds.
+    """What a plan reads, by running it. Sizes are in bytes, times in milliseconds; what is not known is None.
 
     Raises:
         LakeBusy, LakeUnavailable, QueryTooLong, QueryTooBig: see `Lake.query`.
@@ -43,10 +43,13 @@ def _stored(lake: Lake, dataset: DatasetInfo, query: Query) -> Json:
     as_of = "" if moment is None else f", snapshot_{moment.replace('TIMESTAMP =>', 'time =>')}"
     state = "" if moment is None else f" AT ({moment})"
     table, area = literal(dataset.table), literal(dataset.area)
+    inlined = f"SELECT count(*) FROM {dataset.relation}{state} WHERE starts_with(filename, 'ducklake_inlined_data_')"
+    if dataset.schema.find("filename"):
+        # Where the dataset has a column of that name, nothing says which file a row is from.
+        inlined = "SELECT NULL::BIGINT"
     return _ask(
         lake,
-        "SELECT count(*) AS files, coalesce(sum(data_file_size_bytes), 0)::BIGINT AS bytes, (SELECT count(*)"
-        f" FROM {dataset.relation}{state} WHERE starts_with(filename, 'ducklake_inlined_data_')) AS inlined"
+        f"SELECT count(*) AS files, coalesce(sum(data_file_size_bytes), 0)::BIGINT AS bytes, ({inlined}) AS inlined"
         f" FROM ducklake_list_files('lake', {table}, schema => {area}{as_of})",
     )
 

@@ -17,7 +17,7 @@ DECIMAL = re.compile(r"decimal\((\d{1,2}),(\d{1,2})\)")
 MAX_FIELDS = 1000
 # Inlined rows are in tables of Postgres with columns of the same names, so what it can't call a column, we can't.
 MAX_NAME_BYTES = 63
-RESERVED = {"row_id", "begin_snapshot", "end_snapshot", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
+RESERVED = {"rowid", "row_id", "begin_snapshot", "end_snapshot", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 MAX_DEPTH = 8
 MAX_LEVELS = 32
 

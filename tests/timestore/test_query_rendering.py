@@ -2,7 +2,9 @@
 
 import io
 import json
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from apphub_assets.settings import Settings
+from apphub_assets.timestore.errors import QueryTooLong
 from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.querying import run
 from apphub_assets.timestore.rendering import FORMATS, Format
@@ -149,3 +153,18 @@ def many(lake: Lake) -> Callable[[int], DatasetInfo]:
         return dataset
 
     return make_many
+
+
+def test_a_query_that_takes_too_long_says_so_in_the_midst_of_its_rows(
+    lake: Lake, lake_settings: Settings, many: Callable[[int], DatasetInfo]
+):
+    dataset = many(1_000_000)
+    hasty = Lake(lake_settings.model_copy(update={"query_timeout": 1.0}))
+
+    def read_slowly() -> None:
+        with run(hasty, planned(hasty, dataset), "n") as answer:
+            for _ in answer.batches():
+                time.sleep(0.05)
+
+    with closing(hasty), pytest.raises(QueryTooLong, match="more than 1 s"):
+        read_slowly()

@@ -11,7 +11,7 @@ from apphub_assets.timestore.explaining import explain
 from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.query import Query
 from apphub_assets.timestore.spec import DatasetInfo, Schema
-from tests.timestore.asking import FIELDS, ROWS, Ask, answer, dataset_of, insert, make, planned
+from tests.timestore.asking import FIELDS, JANUARY, ROWS, Ask, answer, dataset_of, insert, make, planned
 
 BIG = 9007199254740993
 
@@ -274,6 +274,22 @@ def test_a_dataset_without_a_schema_has_no_rows(lake: Lake):
 
     assert found["rows"] == []
     assert found["warnings"] == ["the dataset has no rows yet"]
+
+
+def test_a_column_may_be_called_as_what_an_explanation_looks_at(lake: Lake):
+    dataset = dataset_of([{"name": "timestamp", "type": "timestamp"}, {"name": "filename", "type": "double"}])
+    make(lake, dataset, "('2025-01-01', 5)")
+
+    found = explain(lake, dataset, Query.parse({"timeRange": JANUARY}), planned(lake, dataset))
+
+    assert found["inlinedRows"] is None
+    assert answer(lake, dataset)["rows"] == [{"timestamp": "2025-01-01T00:00:00.000Z", "filename": 5.0}]
+
+
+def test_an_earlier_state_is_explained(ask: Ask, lake: Lake, dataset: DatasetInfo):
+    for then in newest_snapshot(lake):
+        body = {"timeRange": JANUARY, "asOf": then}
+        assert explain(lake, dataset, Query.parse(body), planned(lake, dataset, asOf=then))["inlinedRows"] == 5
 
 
 def test_files_that_time_or_key_rules_out_are_not_read(lake: Lake, dataset: DatasetInfo):
