@@ -113,7 +113,9 @@ async def _from_memory(
             take(len(chunk))
             body += chunk
         async with platform.parsing:
-            batch, warnings = await run_in_threadpool(read_rows, platform.database, caller, delivery, form, bytes(body))
+            batch, warnings = await run_in_threadpool(
+                read_rows, platform.database, caller, delivery, form, bytes(body), platform.settings
+            )
     return await asyncio.wrap_future(platform.writer.submit(batch)), warnings
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ def rows_of_file(delivery: Delivery, dataset: DatasetInfo | None, body: Body, li
             survey = _Survey(schema, _fields_of(schema), dataset)
             for piece in pieces:
                 survey.add(piece)
-                _check_limits(survey.rows, survey.byte_count, limits)
+                check_limits(survey.rows, survey.byte_count, limits)
                 if survey.rows > SMALL_ROWS or survey.byte_count > SMALL_BYTES:
                     small = None
                 elif small is not None:
@@ -147,10 +148,11 @@ def _check_footer(file: io.BufferedIOBase) -> None:
 
 def _check_size(metadata: pq.FileMetaData, limits: Settings) -> None:
     unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    _check_limits(metadata.num_rows, unpacked, limits)
+    check_limits(metadata.num_rows, unpacked, limits)
 
 
-def _check_limits(rows: int, unpacked: int, limits: Settings) -> None:
+def check_limits(rows: int, unpacked: int, limits: Settings) -> None:
+    """Raises BatchTooLarge."""
     if rows > limits.ingest_max_rows:
         raise BatchTooLarge(f"{rows} rows; one ingest takes at most {limits.ingest_max_rows} (APPHUB_INGEST_MAX_ROWS)")
     if unpacked > limits.ingest_max_bytes:
@@ -201,9 +203,14 @@ class _Survey:
         if field.type == "double":
             self._refuse_where(pc.invert(pc.is_finite(column)), field, column, "is not finite; send null instead")
         elif pa.types.is_uint64(column.type):
-            self._refuse_where(pc.greater(column, 2**63 - 1), field, column, "does not fit 64 bits with a sign")
+            self._refuse_where(
+                pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())), field, column, "does not fit 64 bits with a sign"
+            )
         elif field.type == "timestamp":
             self._check_times(field, column)
+        elif field.children and any(pc.any(pc.invert(pc.is_finite(leaf))).as_py() for leaf in _doubles(column)):
+            finite = pa.array([_is_finite(value) for value in column.to_pylist()])
+            self._refuse_where(pc.invert(finite), field, column, "has a number that is not finite; send null instead")
         if field.type in {"double", "integer"} and column.null_count < len(column):
             span = pc.min_max(column).as_py()
             found["min"] = min(found.get("min", span["min"]), span["min"])
@@ -273,6 +280,23 @@ SCALARS_OF_ARROW = (
     (pa.types.is_large_string, "string"),
     (pa.types.is_string_view, "string"),
 )
+
+
+def _doubles(column: pa.Array) -> Iterator[pa.Array]:
+    """The floating numbers that are nested in a column."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        yield from _doubles(column.flatten())
+    elif pa.types.is_struct(column.type):
+        for child in column.flatten():
+            yield from _doubles(child)
+    elif pa.types.is_floating(column.type):
+        yield column
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _converted(field: Field, column: pa.ChunkedArray) -> pa.ChunkedArray:

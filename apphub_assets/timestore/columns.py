@@ -20,6 +20,7 @@ TIMESTAMP = pa.timestamp("us")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Years 1 to 9999, as milliseconds since the epoch.
 FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+EXACT = 2**53
 MOST_ERRORS = 20
 
 ARROW_TYPES = {
@@ -84,13 +85,20 @@ def _timestamps(values: Sequence[Any]) -> pa.Array:
     """RFC 3339 strings that all name their zone, or all milliseconds since the epoch."""
     kinds = set(map(type, values)) - {type(None)}
     if kinds == {str}:
-        return pa.array(values, pa.string()).cast(pa.timestamp("us", tz="UTC")).cast(TIMESTAMP)
+        times = pa.array(values, pa.string()).cast(pa.timestamp("us", tz="UTC")).cast(TIMESTAMP)
+        _check_span(times.cast(pa.int64()), FIRST_MS * 1000, LAST_MS * 1000 + 999)
+        return times
     if kinds == {int}:
         numbers = pa.array(values, pa.int64())
-        span = pc.min_max(numbers).as_py()
-        if span["min"] >= FIRST_MS and span["max"] <= LAST_MS:
-            return pc.multiply(numbers, 1000).cast(TIMESTAMP)
-    raise pa.ArrowInvalid("of several kinds, or out of range")
+        _check_span(numbers, FIRST_MS, LAST_MS)
+        return pc.multiply(numbers, 1000).cast(TIMESTAMP)
+    raise pa.ArrowInvalid("of several kinds")
+
+
+def _check_span(numbers: pa.Array, least: int, most: int) -> None:
+    span = pc.min_max(numbers).as_py()
+    if span["min"] < least or span["max"] > most:
+        raise pa.ArrowInvalid("outside of the years 1 to 9999")
 
 
 def _one_by_one(field: Field, values: Sequence[Any]) -> list[Any]:
@@ -148,7 +156,8 @@ def _boolean(value: Any) -> bool:
 
 
 def _integer(value: Any) -> int:
-    if type(value) is float and value.is_integer():
+    # Beyond, not every integer is a double: what was written may have been another.
+    if type(value) is float and value.is_integer() and abs(value) <= EXACT:
         value = int(value)
     if not -(2**63) <= _of(value, int, "is no integer") < 2**63:
         raise _Unfit("does not fit 64 bits")

@@ -15,7 +15,7 @@ from apphub_assets.kit.db import Database
 from apphub_assets.kit.view import View
 from apphub_assets.settings import Settings
 from apphub_assets.timestore import access, repository
-from apphub_assets.timestore.binary import Body, rows_of_file
+from apphub_assets.timestore.binary import Body, check_limits, rows_of_file
 from apphub_assets.timestore.errors import DatasetInactive, InvalidBody, UnsupportedFormat
 from apphub_assets.timestore.intake import Delivery, check_defaults, named_pairs, prepare, rows_of_objects, time_range
 from apphub_assets.timestore.lake import kind_of
@@ -131,13 +131,13 @@ def form_of(content_type: str | None) -> Form:
 
 
 def read_rows(
-    database: Database, identity: Identity, delivery: Delivery, form: Form, body: bytes
+    database: Database, identity: Identity, delivery: Delivery, form: Form, body: bytes, settings: Settings
 ) -> tuple[Incoming, Warnings]:
     """A batch from JSON, NDJSON or CSV, and what of it is left out.
 
     Raises:
         InvalidDataset, DatasetForbidden, DatasetInactive: no slug; not theirs; archived.
-        InvalidBody, InvalidRows: naming what is wrong, and where.
+        InvalidBody, InvalidRows, BatchTooLarge: naming what is wrong, and where.
     """
     dataset = _dataset_of(database, delivery.slug, identity)
     if form is Form.JSON:
@@ -146,6 +146,7 @@ def read_rows(
         objects = objects_of_ndjson(body)
     else:
         objects = objects_of_csv(body, delivery.fields or (dataset.schema.fields if dataset else None))
+    check_limits(len(objects), 0, settings)
     content = rows_of_objects(delivery, dataset, objects)
     return prepare(delivery, dataset, content), content.warnings
 

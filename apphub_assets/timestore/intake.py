@@ -65,6 +65,11 @@ def rows_of_objects(delivery: Delivery, dataset: DatasetInfo | None, objects: Se
     if odd is not None:
         raise _invalid(f"/rows/{odd}", f"row {odd} is no object with a value per column")
     names = list(dict.fromkeys(name for each in _distinct_shapes(objects) for name in each))
+    by_lower = {name.lower(): name for name in names}
+    twin = next((name for name in names if by_lower[name.lower()] != name), None)
+    if twin is not None and delivery.fields is None:
+        message = f"columns {twin!r} and {by_lower[twin.lower()]!r} are one: case does not tell them apart"
+        raise _invalid(f"/rows/{twin}", message)
     fields = delivery.fields or _fields_of(names, objects, dataset)
     columns = {each.name: build_column(each, [row.get(each.name) for row in objects]) for each in fields}
     known = {each.name for each in fields}

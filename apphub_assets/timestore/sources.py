@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from apphub_assets.timestore import store
+from apphub_assets.timestore.errors import InvalidBody
 from apphub_assets.timestore.lake import Connection, literal
 from apphub_assets.timestore.spec import DatasetInfo
 
@@ -63,9 +64,16 @@ class File:
                 connection.unregister(INCOMING)
 
     def append_to(self, connection: Connection, dataset: DatasetInfo) -> None:
-        """Add them to the dataset's table; columns are matched by name."""
+        """Add them to the dataset's table; columns are matched by name.
+
+        Raises:
+            InvalidBody: it has other rows than those that were checked.
+        """
         with self.opened(connection):
-            store.append_from(connection, dataset, f"SELECT {self.columns} FROM {self.relation}")
+            rows = store.append_from(connection, dataset, f"SELECT {self.columns} FROM {self.relation}")
+        if rows != self.row_count:
+            # Its readers disagree about a file that was made to be read in two ways.
+            raise InvalidBody(f"the file has {rows} rows in its pages and {self.row_count} by its footer")
 
 
 Source = Rows | File

@@ -47,7 +47,9 @@ def change_table(connection: Connection, dataset: DatasetInfo, change: Change, d
             connection.execute(statement)
     for field in change.widened:
         with _as_planned(dataset):
-            connection.execute(f"ALTER TABLE {dataset.relation} ALTER {quote(field.name)} SET DATA TYPE {field.sql_type}")
+            connection.execute(
+                f"ALTER TABLE {dataset.relation} ALTER {quote(field.name)} SET DATA TYPE {field.sql_type}"
+            )
 
 
 def drop_table(connection: Connection, dataset: DatasetInfo) -> None:
@@ -67,10 +69,11 @@ def append(connection: Connection, dataset: DatasetInfo, rows: pa.Table) -> None
         connection.unregister("incoming")
 
 
-def append_from(connection: Connection, dataset: DatasetInfo, select: str) -> None:
-    """Add what a SELECT on this connection gives; columns are matched by name."""
+def append_from(connection: Connection, dataset: DatasetInfo, select: str) -> int:
+    """Add what a SELECT on this connection gives, and return how many rows; columns are matched by name."""
     with _as_planned(dataset):
-        connection.execute(f"INSERT INTO {dataset.relation} BY NAME {select}")
+        found = connection.execute(f"INSERT INTO {dataset.relation} BY NAME {select}").fetchone()
+    return int(found[0]) if found else 0
 
 
 def rename_column(connection: Connection, dataset: DatasetInfo, column: str, to: str) -> None:

@@ -57,9 +57,12 @@ def objects_of_csv(body: bytes, fields: Sequence[Field] | None) -> list[dict[str
 def _check_header(header: Sequence[str]) -> None:
     if not header:
         raise InvalidBody("the CSV is empty; its first line names the columns")
-    twice = sorted({name for name in header if header.count(name) > 1})
+    names = [name.lower() for name in header]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InvalidBody(f"the CSV has several columns {twice[0]!r}; nothing was written")
+        raise InvalidBody(
+            f"the CSV has several columns {twice[0]!r} (case does not tell them apart); nothing was written"
+        )
 
 
 def _rows(header: Sequence[str], lines: "Iterator[list[str]]") -> Iterator[list[str]]:

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from apphub_assets.settings import Settings
 from tests.api.test_errors import check_problem
+from tests.fixtures.postgres import copy_of
 
 FIELDS = [
     {"name": "timestamp", "type": "timestamp"},
@@ -46,29 +46,19 @@ TABLES = """
 Refuse = Callable[..., dict[str, Any]]
 
 
-def defect(reason: str) -> pytest.MarkDecorator:
-    """A promise that is not kept yet; the mark goes with the defect."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-FAR_TIMES = defect("times that leave the years 1 to 9999 when converted to UTC end in a 500")
-
-
 @pytest.fixture(scope="module")
 def settings(template_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """One database and folder for the whole module: what is refused changes nothing, so tests can't meet in it."""
-    with psycopg.connect(make_conninfo(template_url, dbname="postgres"), autocommit=True) as server:
-        server.execute("CREATE DATABASE refusals TEMPLATE apphub")
+    with copy_of(template_url, "refusals") as url:
         yield Settings(
             home=tmp_path_factory.mktemp("refusals"),
-            database_url=SecretStr(template_url.replace("/apphub?", "/refusals?")),
+            database_url=SecretStr(url),
             dagster_port=1,
             pool_memory_bytes=0,
             ingest_max_rows=50_000,
             ingest_max_bytes=8 * 1024 * 1024,
             ingest_max_json_bytes=1024 * 1024,
         )
-        server.execute("DROP DATABASE refusals WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +155,10 @@ UNFIT = [
     ("timestamp", True, "is no time"),
     ("timestamp", 1.5, "is no time"),
     ("timestamp", {"at": 1}, "is no time"),
-    pytest.param("timestamp", "0000-12-31T23:59:59Z", "is no time", marks=FAR_TIMES),
+    ("timestamp", "0000-12-31T23:59:59Z", "is no time"),
     ("timestamp", "10000-01-01T00:00:00Z", "is no time"),
-    pytest.param("timestamp", "9999-12-31T23:59:59-01:00", "is no time", marks=FAR_TIMES),
-    pytest.param("timestamp", "0001-01-01T00:00:00+01:00", "is no time", marks=FAR_TIMES),
+    ("timestamp", "9999-12-31T23:59:59-01:00", "is no time"),
+    ("timestamp", "0001-01-01T00:00:00+01:00", "is no time"),
     ("timestamp", 2**63, "years 1 to 9999"),
     ("timestamp", 2**63 - 1, "years 1 to 9999"),
     ("timestamp", -(2**63), "years 1 to 9999"),
@@ -181,9 +171,7 @@ UNFIT = [
     ("count", 1.5, "is no integer"),
     ("count", "1", "is no integer"),
     ("count", 2**63, "does not fit 64 bits"),
-    pytest.param(
-        "count", -(2**63) - 1, "is no integer", marks=defect("a number below 64 bits is rounded up into them")
-    ),
+    ("count", -(2**63) - 1, "is no integer"),
     ("count", 1e300, ""),
     ("ok", 1, "is no boolean"),
     ("ok", "true", "is no boolean"),
@@ -212,8 +200,8 @@ def test_a_value_of_another_type_is_named_with_its_row_and_column(refuse: Refuse
             assert f"row 1, column {column!r}: {json.dumps(value, separators=(',', ':'))}" in problem["detail"]
             assert complaint in problem["detail"]
             assert "nothing was written" in problem["detail"]
-        else:  # a number that no JSON reader here takes at all
-            refuse(400, "invalid_body", **request)
+        else:  # a number that a reader of JSON can only take for a double
+            assert complaint in refuse(400, "invalid_rows", **request)["detail"]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "nan", "1e", "0x10", "01", "+1"])
@@ -239,7 +227,7 @@ def test_numbers_in_csv_are_finite(refuse: Refuse, cell):
 
 CELLS = [
     ("timestamp", "soon"), ("timestamp", str(2**63)), ("timestamp", "10000-01-01T00:00:00Z"),
-    pytest.param("timestamp", "0000-01-01T00:00:00Z", marks=FAR_TIMES), ("value", "north"),
+    ("timestamp", "0000-01-01T00:00:00Z"), ("value", "north"),
     ("value", "1_000"), ("count", "1.5"), ("count", str(2**63)), ("ok", "yes"), ("price", "1000"), ("extra", "{"),
     ("tags", "[1"), ("place", "x"),
 ]  # fmt: skip
@@ -263,7 +251,6 @@ def test_numbers_in_files_are_finite(refuse: Refuse, form, value, kind):
     assert str(value) in problem["detail"]
 
 
-@defect("only columns are looked at, not what is nested in them")
 @BINARY
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_inside_of_lists_and_structs_are_finite(refuse: Refuse, form, value):
@@ -287,7 +274,6 @@ def test_dates_in_files_are_within_the_years_1_to_9999(refuse: Refuse, form):
     assert "years 1 to 9999" in refuse(400, "invalid_rows", **form(pa.table({"timestamp": days})))["detail"]
 
 
-@defect("says that the file can't be read")
 @BINARY
 def test_unsigned_numbers_in_files_fit_64_bits_with_a_sign(refuse: Refuse, form):
     problem = refuse(400, "invalid_rows", **form(readings(count=pa.array([0, 2**63], pa.uint64()))))
@@ -352,7 +338,6 @@ def test_more_rows_than_one_ingest_may_bring(refuse: Refuse, form):
     assert "50000 (APPHUB_INGEST_MAX_ROWS)" in problem["detail"]
 
 
-@defect("rows of text are limited by their bytes only")
 def test_more_rows_than_one_ingest_may_bring_as_text(refuse: Refuse):
     body = "timestamp\n" + "2026-01-01\n" * 50_001
     assert "APPHUB_INGEST_MAX_ROWS" in refuse(413, "batch_too_large", **raw(body, "text/csv"))["detail"]
@@ -361,9 +346,7 @@ def test_more_rows_than_one_ingest_may_bring_as_text(refuse: Refuse):
 # --- columns ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "twin", ["value", pytest.param("Value", marks=defect("CSV tells columns apart by case")), " value "]
-)
+@pytest.mark.parametrize("twin", ["value", "Value", " value "])
 def test_no_two_columns_have_one_name(refuse: Refuse, twin):
     fields = [FIELDS[0], {"name": "value", "type": "double"}, {"name": twin, "type": "double"}]
     problem = refuse(400, "invalid_dataset", json={"schema": {"fields": fields}, "rows": [GOOD]})
@@ -379,7 +362,6 @@ def test_no_two_columns_have_one_name(refuse: Refuse, twin):
         assert pointers(refuse(400, "invalid_dataset", **form(table))) == ["/schema/fields/2/name"]
 
 
-@defect("ends in a 500")
 @pytest.mark.parametrize("slug", ["readings", "not-there-yet"])
 def test_no_two_columns_of_rows_have_names_that_differ_in_case_only(refuse: Refuse, slug):
     row = {"timestamp": 0, "value": 1.0, "Value": 2.0}
@@ -573,15 +555,13 @@ def test_a_tiny_parquet_file_of_billions_of_rows(refuse: Refuse):
     assert "3000000000 rows" in refuse(413, "batch_too_large", **raw(bomb, PARQUET))["detail"]
 
 
-@defect("DuckDB writes more rows than the batch is said to have")
 def test_a_parquet_file_that_claims_fewer_rows_than_it_has(refuse: Refuse):
     whole = parquet_bytes(constant_rows(300_000), write_statistics=False)
     true, claimed = (varint(2 * rows) for rows in (300_000, 30_000))
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     assert whole[footer:].count(true) == 4
-    once, always = (whole[:footer] + whole[footer:].replace(true, claimed, times) for times in (1, 4))
-    assert "300000 rows" in refuse(413, "batch_too_large", **raw(once, PARQUET))["detail"]
-    refuse(400, "invalid_body", **raw(always, PARQUET))
+    lying = whole[:footer] + whole[footer:].replace(true, claimed, 1)
+    assert "APPHUB_INGEST_MAX_ROWS" in refuse(413, "batch_too_large", **raw(lying, PARQUET))["detail"]
 
 
 def constant_rows(count: int) -> pa.Table:
