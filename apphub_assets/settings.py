@@ -73,9 +73,11 @@ class Settings(BaseSettings):
     sql_concurrency: int = Field(
         4, description="Such statements at once per API process; a few wait, others get a 429."
     )
-    retention_max_age_hours: float = Field(720.0, description="Age at which rows go, for datasets without a policy.")
-    retention_max_total_bytes: int = Field(
-        500 * 1024 * MIB, description="Size beyond which the oldest rows go, for datasets without a policy."
+    retention_max_age_hours: float | None = Field(
+        None, gt=0, description="Age at which rows of datasets without a policy go; empty: they stay."
+    )
+    retention_max_total_bytes: int | None = Field(
+        None, gt=0, description="Size beyond which the oldest rows of datasets without a policy go; empty: they stay."
     )
     delete_grace_minutes: float = Field(5.0, ge=0, description="How long deleted datasets and rows can be had back.")
     flush_rows: int = Field(20_000, description="Rows of a dataset that may wait in Postgres to be written to files.")

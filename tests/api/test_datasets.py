@@ -616,7 +616,7 @@ class TestRetention:
         create(api)
         default = {
             "mode": "hybrid",
-            "rules": {"maxAgeHours": 720, "maxTotalBytes": 500 * 1024**3},
+            "rules": {},
             "deleteGraceMinutes": 5,
         }
         path = f"{ADMIN}/observations/retention"

@@ -129,7 +129,7 @@ class TestRetention:
     def test_without_a_policy_the_settings_hold(self):
         assert effective_retention(None, self.SETTINGS) == default_retention(self.SETTINGS)
         assert default_retention(self.SETTINGS) == Retention(Mode.HYBRID, 10, 100, 7)
-        assert default_retention(Settings()) == Retention(Mode.HYBRID, 720, 500 * 1024**3, 5)
+        assert default_retention(Settings()) == Retention(Mode.HYBRID, None, None, 5)
 
     @pytest.mark.parametrize(
         ("policy", "held"),
