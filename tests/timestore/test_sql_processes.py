@@ -11,9 +11,12 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
+import boto3
 import duckdb
 import psutil
 import pytest
+from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from apphub_assets.errors import AppHubError
@@ -41,6 +44,7 @@ ENDLESS = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n) SEL
 CROSS_JOIN = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range + b.range = -1"
 COUNT = "SELECT count(*) AS n FROM readings"
 PATIENCE = 60.0
+S3_KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
 
 
 class Asking:
@@ -425,3 +429,35 @@ def test_processes_end_with_whoever_started_them_however_that_ends(make: Ask, la
         until(lambda: worker.cpu_times().user > 1)
         starter.kill()
     until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """The address of an S3 server with a bucket of that name, and a file that is not the lake's."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", endpoint_url=address, **S3_KEYS, region_name="us-east-1")
+    client.create_bucket(Bucket="bucket")
+    client.put_object(Bucket="bucket", Key="private.csv", Body=b"secret\n1\n")
+    yield address
+    server.stop()
+
+
+def test_a_lake_on_s3_is_read_and_nothing_beside_it(bucket: str, lake_settings: Settings):
+    values = {"storage_url": "s3://bucket/lake", "s3_endpoint_url": bucket.replace("0.0.0.0", "127.0.0.1")}
+    keys = {"s3_access_key_id": SecretStr("key"), "s3_secret_access_key": SecretStr("secret")}
+    settings = lake_settings.model_copy(update=values | keys)
+    with closing(Lake(settings)) as lake, closing(Asking(lake, settings)) as asking:
+        with lake.writing() as connection:
+            connection.execute(
+                "CREATE TABLE lake.readings AS SELECT NOW()::TIMESTAMP ts, '' site, 1 AS value FROM range(5000)"
+            )
+        assert asking.rows(COUNT) == [{"n": 5000}]
+        with closing(
+            open_lake(Opening(**asdict(lake.recipe(2**28)), memory_bytes=2**28, cpu_seconds=60))
+        ) as connection:
+            lock(connection)
+            for place in ("s3://bucket/private.csv", f"{bucket}/bucket/private.csv"):
+                with pytest.raises(duckdb.PermissionException):
+                    connection.execute(f"FROM read_csv('{place}')")
