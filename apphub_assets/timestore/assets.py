@@ -56,6 +56,8 @@ def asset_of(dataset: Described, now: datetime) -> dg.AssetsDefinition:
             sealed = reseal(lake.lake, platform.database, info.id, window)
         except AppHubError as error:
             raise as_failure(error) from error
+        if sealed.compacted.postponed:
+            context.log.info("not all is merged: %s", sealed.compacted.postponed)
         yield dg.MaterializeResult(
             # Rows are the same before and after: who follows the data has nothing to do.
             data_version=dg.DataVersion(str(sealed.version)),
@@ -63,6 +65,7 @@ def asset_of(dataset: Described, now: datetime) -> dg.AssetsDefinition:
                 "rows": sealed.rows,
                 "bytes": sealed.files.bytes,
                 "files": sealed.files.count,
+                "merged_files": sealed.compacted.merged,
                 "snapshot": sealed.snapshot,
                 "dataset_rows": sealed.totals.rows,
             },

@@ -5,9 +5,10 @@ from datetime import datetime
 
 from apphub_assets.kit.db import Database
 from apphub_assets.timestore import lineage, repository
-from apphub_assets.timestore.commits import committing_alone
+from apphub_assets.timestore.compaction import Compacted, compact
 from apphub_assets.timestore.errors import DatasetNotFound
-from apphub_assets.timestore.lake import Lake, literal
+from apphub_assets.timestore.flushing import flush
+from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.lineage import Window
 from apphub_assets.timestore.spec import DatasetInfo, quote
 
@@ -24,10 +25,11 @@ class Sealed:
     version: int
     snapshot: int
     totals: lineage.Totals
+    compacted: Compacted
 
 
 def reseal(lake: Lake, database: Database, dataset_id: str, window: Window) -> Sealed:
-    """Write to files what waits in Postgres, and tell what the window holds.
+    """Write to files what waits in Postgres, merge the files of the window, and tell what it holds.
 
     Raises:
         DatasetNotFound: it was deleted since the definitions were loaded.
@@ -38,6 +40,7 @@ def reseal(lake: Lake, database: Database, dataset_id: str, window: Window) -> S
     if info is None:
         raise DatasetNotFound(dataset_id)
     flush(lake, database, info)
+    compacted = compact(lake, database, info, window)
     with database.transaction() as session:
         files = lineage.files_in(session, info, window)
         version = lineage.version_of(session, info, window)
@@ -47,16 +50,7 @@ def reseal(lake: Lake, database: Database, dataset_id: str, window: Window) -> S
         f" WHERE {in_window(info)}", naive(window),
     ) as found:  # fmt: skip
         rows, snapshot = found.read_all().to_pylist()[0].values()
-    return Sealed(rows, files, version, snapshot, totals)
-
-
-def flush(lake: Lake, database: Database, info: DatasetInfo) -> None:
-    """Write a dataset's rows that wait in Postgres to files."""
-    with lake.maintaining() as connection, committing_alone(connection, database, f"flush {info.slug}") as commit:
-        commit.connection.execute(
-            f"CALL ducklake_flush_inlined_data('lake', schema_name => {literal(info.area)},"
-            f" table_name => {literal(info.table)})"
-        )
+    return Sealed(rows, files, version, snapshot, totals, compacted)
 
 
 def in_window(info: DatasetInfo) -> str:

@@ -116,6 +116,15 @@ def test_a_run_seals_a_partition_and_tells_what_it_holds(maker, load, lake, inst
         assert files.read_all().column(0).to_pylist() == [2]
 
 
+def test_a_run_merges_the_files_of_its_partition(maker, load, instance):
+    for _ in range(2):
+        maker.ingest("readings")
+        materialise(load(), instance, "2026-03-02")
+    (newest, *_) = instance.fetch_materializations(READINGS, limit=2).records
+    found = {name: value.value for name, value in newest.asset_materialization.metadata.items()}
+    assert (found["rows"], found["files"], found["merged_files"]) == (2, 1, 2)
+
+
 def test_a_run_of_a_dataset_that_was_deleted_meanwhile_fails_and_says_so(maker, load, instance):
     maker.ingest("readings")
     definitions = load()
