@@ -17,8 +17,10 @@ from apphub_assets.stack.supervisor import confined
 
 
 @contextmanager
-def throwaway_database() -> Iterator[str]:
+def throwaway_database(*, durable: bool = False) -> Iterator[str]:
     """Run a database server in a temporary folder; yields the `postgresql://` URL of its migrated database.
+
+    One that is not durable does not wait for the disk.
 
     Raises:
         ChildFailed: the server does not come up.
@@ -26,7 +28,7 @@ def throwaway_database() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="apphub-db-") as folder:
         layout = Layout(Path(folder))
         layout.create()
-        postgres = EmbeddedPostgres(layout, durable=False)
+        postgres = EmbeddedPostgres(layout, durable=durable)
         try:
             with _running(postgres):
                 prepare_database(postgres.url)
