@@ -16,7 +16,7 @@ People who write assets take `DatasetIOManager` and `Timestore` from here.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["DatasetIOManager", "Timestore"]  # noqa: F822 found below
+__all__ = ["DatasetIOManager", "Timestore"]
 
 
 def __getattr__(name: str) -> Any:
