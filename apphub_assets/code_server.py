@@ -24,7 +24,7 @@ from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster._utils.log import configure_loggers
 from sqlalchemy.exc import SQLAlchemyError
 
-from apphub_assets.forkserver import NobodyListens, WorkersFull, ask
+from apphub_assets.forkserver import NobodyListens, ask
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import SettingMissing
 from apphub_assets.timestore import definitions as datasets
@@ -107,7 +107,7 @@ class CodeServer(DagsterApiServer):
 def refresh_fork_server() -> None:
     """Tell the fork server, if this machine has one; a run that is quicker builds the definitions itself."""
     if socket := os.environ.get("APPHUB_RUN_SOCKET"):
-        with suppress(NobodyListens, WorkersFull, TimeoutError):
+        with suppress(NobodyListens, TimeoutError):
             ask(Path(socket), {"do": "refresh", "name": ""})
 
 
