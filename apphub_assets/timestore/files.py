@@ -56,6 +56,23 @@ MERGEABLE = text(
     """
 )
 
+PARTITIONS = text(
+    """
+    WITH spots AS (
+        SELECT data_file_id, array_agg(partition_value ORDER BY partition_key_index) AS place
+        FROM timestore.ducklake_file_partition_value WHERE table_id = :table_id GROUP BY data_file_id
+    )
+    SELECT s.place, count(*) AS files, sum(f.record_count)::bigint AS rows, sum(f.file_size_bytes)::bigint AS bytes,
+        coalesce(sum(f.file_size_bytes) FILTER (WHERE n.snapshot_time IS NULL OR n.snapshot_time <= :before), 0)::bigint
+            AS settled
+    FROM timestore.ducklake_data_file f
+    LEFT JOIN spots s USING (data_file_id)
+    LEFT JOIN timestore.ducklake_snapshot n ON n.snapshot_id = f.begin_snapshot
+    WHERE f.table_id = :table_id AND f.end_snapshot IS NULL
+    GROUP BY s.place
+    """
+)
+
 TOTALS = text(
     """
     SELECT count(*), coalesce(sum(file_size_bytes), 0)::bigint,
@@ -86,6 +103,17 @@ class Group:
     tier: int
     files: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What the files of a window of time hold; `settled` are the bytes of those that were there before a moment."""
+
+    start: datetime
+    files: int
+    rows: int
+    bytes: int
+    settled: int
 
 
 @dataclass(frozen=True)
@@ -149,6 +177,25 @@ def mergeable(session: Session, dataset: DatasetInfo, tiers: Sequence[int]) -> l
         for row in rows
         if row.files > 1 and row.tier < len(tiers)
     ]
+
+
+def partitions(session: Session, dataset: DatasetInfo, before: datetime) -> list[Partition]:
+    """The windows of which a dataset has files, oldest first, whatever its partition keys."""
+    number = table_id(session, dataset)
+    if number is None:
+        return []
+    found: dict[datetime, Partition] = {}
+    for row in session.execute(PARTITIONS, {"table_id": number, "before": before}):
+        if (start := _start(dataset.granularity, row.place)) is not None:
+            known = found.get(start, Partition(start, 0, 0, 0, 0))
+            found[start] = Partition(
+                start,
+                known.files + row.files,
+                known.rows + row.rows,
+                known.bytes + row.bytes,
+                known.settled + row.settled,
+            )
+    return sorted(found.values(), key=lambda partition: partition.start)
 
 
 def totals(session: Session, dataset: DatasetInfo, small: int) -> FileTotals:

@@ -189,6 +189,22 @@ def deleted_row(session: Session, id_or_slug: str, *, lock: bool = False) -> Dat
     return session.scalar(_fresh(found, lock=lock))
 
 
+def purgeable(session: Session, now: datetime) -> list[DatasetInfo]:
+    """Deleted datasets whose grace is over."""
+    rows = session.execute(_info().where(Dataset.status == Status.DELETED, Dataset.purge_after <= now))
+    return [_dataset_info(row) for row in rows]
+
+
+def delete_purged(session: Session, dataset_id: str) -> None:
+    """Forget a deleted dataset, with its batches, manifests and versions; its audit log stays."""
+    session.execute(delete(Dataset).where(Dataset.id == dataset_id, Dataset.status == Status.DELETED))
+
+
+def delete_retired_before(session: Session, moment: datetime) -> int:
+    """Forget batches whose rows went before a moment, and with them their idempotency keys; returns how many."""
+    return len(session.scalars(delete(Batch).where(Batch.retired_at < moment).returning(Batch.id)).all())
+
+
 def row_even_deleted(session: Session, id_or_slug: str) -> Dataset | None:
     """The row of a dataset, or if there is none, of a deleted one."""
     return dataset_row(session, id_or_slug) or deleted_row(session, id_or_slug)
