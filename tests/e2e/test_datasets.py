@@ -13,8 +13,8 @@ from tests.fixtures.launches import eventually
 
 pytestmark = pytest.mark.engine
 
-# A dataset is to be seen within this, in seconds.
-SOON = 10.0
+# A dataset is seen in a few seconds; how long it takes on a machine at full load says nothing.
+SOON = RECOVERY
 DAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 NODE = """
