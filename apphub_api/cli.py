@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apphub_api.cli_apps import apps, search_and_launch
+from apphub_api.cli_datasets import datasets
 from apphub_api.cli_output import Format, Output, show
 from apphub_assets.errors import AppHubError
 from apphub_assets.settings import load_settings
@@ -26,6 +27,8 @@ app = typer.Typer(
 admin = typer.Typer(no_args_is_help=True, help="Look after an installation.")
 app.add_typer(apps, name="app")
 app.add_typer(apps, name="apps", hidden=True)
+app.add_typer(datasets, name="dataset")
+app.add_typer(datasets, name="datasets", hidden=True)
 app.add_typer(search_and_launch)
 app.add_typer(admin, name="admin")
 

@@ -29,22 +29,27 @@ COLOURS = {
     "ready": "green",
     "succeeded": "green",
     "running": "green",
+    "active": "green",
     "failed": "red",
+    "inactive": "yellow",
     "pending": "yellow",
     "processing": "yellow",
     "starting": "yellow",
 }
 
 
-def show(found: Item | Sequence[Item], output: Format, columns: Columns) -> None:
-    """Print one item or many. `columns` maps a heading to a dotted path into an item, for the table."""
+def show(found: Item | Sequence[Item], output: Format, columns: Columns, name: str = "id") -> None:
+    """Print one item or many.
+
+    `columns` maps a heading to a dotted path into an item, for the table; `name` is the member that commands take.
+    """
     items = [found] if isinstance(found, Mapping) else list(found)
     if output is Format.JSON:
         typer.echo(json.dumps(found, indent=2))
     elif output is Format.YAML:
         typer.echo(yaml.safe_dump(found, sort_keys=False), nl=False)
     elif output is Format.NAME:
-        typer.echo("\n".join(str(item["id"]) for item in items))
+        typer.echo("\n".join(str(item[name]) for item in items))
     else:
         Console().print(_table(items, columns))
 
@@ -66,8 +71,26 @@ def _cell(item: Item, path: str) -> Text:
         return Text(" ".join(f"{tag['key']}:{tag['value']}" for tag in value or []))
     if path.endswith("At") and value:
         return Text(_ago(value))
-    shown = "" if value is None else str(value)
+    if path.endswith("ytes") and isinstance(value, int):
+        return Text(_size(value))
+    shown = "" if value is None else _said(value)
     return Text(shown, COLOURS.get(shown, ""))
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
+    return json.dumps(value) if isinstance(value, Mapping) else str(value)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
 
 
 def _ago(moment: str) -> str:
