@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.fixtures.engine",
     "tests.fixtures.database",
     "tests.fixtures.timestore",
+    "tests.fixtures.s3",
     "tests.fixtures.catalog",
     "tests.fixtures.api",
     "tests.fixtures.launches",

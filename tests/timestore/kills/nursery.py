@@ -27,7 +27,7 @@ SETTINGS = load_settings()
 # By role, what is slow to load and would be loaded by the first batch at the latest.
 WARM = {
     "api": ("apphub_api.app", "uvicorn", "pandas", "pyarrow.dataset", "pyarrow.substrait"),
-    "upkeep": ("apphub_assets.timestore.writing",),
+    "upkeep": ("apphub_assets.timestore.compaction",),
 }
 
 
@@ -46,7 +46,7 @@ def maintain() -> None:
     """Flush and merge, over and over."""
     lake, database = Lake(SETTINGS), Database(SETTINGS.sqlalchemy_url)
     while True:
-        keep_up(lake, database, SETTINGS)
+        keep_up(lake, database)
         time.sleep(0.05)
 
 
