@@ -5,6 +5,7 @@ instance whose borrower failed is not lent again. Before one is closed it is rol
 """
 
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from apphub_assets.errors import AppHubError
+from apphub_assets.kit.ids import new_id
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import (
     LakeBusy,
@@ -260,8 +262,8 @@ class Lake:
         return connection
 
     def _config(self, access: Access) -> dict[str, str | bool | int | float | list[str]]:
-        temp = self._settings.state / "timestore" / "tmp"
-        temp.mkdir(parents=True, exist_ok=True)
+        # Of its own: instances that spill into one folder overwrite each other's files.
+        temp = self._settings.state / "timestore" / "tmp" / new_id()
         return {
             "memory_limit": f"{access.memory_bytes}B",
             "temp_directory": str(temp),
@@ -419,8 +421,8 @@ def translated() -> Iterator[None]:
 
 
 def _translation(error: duckdb.Error) -> AppHubError | None:
-    """DuckDB wraps what its extensions meet in errors of any kind, so the text decides."""
-    message = str(error)
+    """DuckDB wraps what its extensions meet in errors of any kind, so the text decides; not that of a stack trace."""
+    message = str(error).partition("Stack Trace:")[0]
     if CONFLICT.search(message):
         return LakeConflict("the dataset was changed at the same time", retry_after=1)
     signs = ("onnection", "server closed", "shutting down", "starting up", "IO Error", "HTTP", "No space left")
@@ -431,7 +433,8 @@ def _translation(error: duckdb.Error) -> AppHubError | None:
 
 def clean(error: Exception) -> str:
     """The first lines of an error, without the password that DuckDB writes into some."""
-    return PASSWORD.sub("password=…", " ".join(str(error).split()))[:500]
+    message = str(error).partition("Stack Trace:")[0]
+    return PASSWORD.sub("password=…", " ".join(message.split()))[:500]
 
 
 def inlining(rows: int) -> str:
@@ -452,10 +455,14 @@ def kind_of(url: str) -> str:
 def _close(connection: Connection) -> None:
     with suppress(duckdb.Error):
         connection.rollback()
+    temp = None
     with suppress(duckdb.Error):
+        temp = connection.execute("SELECT current_setting('temp_directory')").fetchone()
         connection.execute("USE memory")
         connection.execute("DETACH lake")
     connection.close()
+    if temp is not None:
+        shutil.rmtree(temp[0], ignore_errors=True)
 
 
 def _is_new(postgres: psycopg.Connection[tuple[str]]) -> bool:

@@ -11,7 +11,10 @@ from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.evolution import Change
 from apphub_assets.timestore.lake import INLINE_ROWS, Connection, inlining, literal
-from apphub_assets.timestore.spec import DatasetInfo, Granularity, quote
+from apphub_assets.timestore.spec import DatasetInfo, Field, Granularity, quote
+
+# More bytes at once go into a file, however few the rows.
+INLINE_BYTES = 512 * 1024
 
 PARTITION_PARTS = {
     Granularity.HOUR: ("year", "month", "day", "hour"),
@@ -63,7 +66,7 @@ def append(connection: Connection, dataset: DatasetInfo, rows: pa.Table) -> None
     connection.register("incoming", rows)
     try:
         names = ", ".join(quote(name) for name in rows.column_names)
-        with _as_planned(dataset):
+        with _as_planned(dataset), _inlined(connection, few=_may_be_inlined(dataset, rows)):
             connection.execute(f"INSERT INTO {dataset.relation} BY NAME SELECT {names} FROM incoming")
     finally:
         connection.unregister("incoming")
@@ -71,7 +74,7 @@ def append(connection: Connection, dataset: DatasetInfo, rows: pa.Table) -> None
 
 def append_from(connection: Connection, dataset: DatasetInfo, select: str) -> int:
     """Add what a SELECT on this connection gives, and return how many rows; columns are matched by name."""
-    with _as_planned(dataset):
+    with _as_planned(dataset), _inlined(connection, few=False):
         found = connection.execute(f"INSERT INTO {dataset.relation} BY NAME {select}").fetchone()
     return int(found[0]) if found else 0
 
@@ -90,18 +93,42 @@ def transform_column(connection: Connection, dataset: DatasetInfo, column: str, 
     """Compute a column anew from an expression over the old row, as another type; rewrites every row."""
     computed = quote(new_id())
     connection.execute(f"ALTER TABLE {dataset.relation} ADD COLUMN {computed} {sql_type}")
-    connection.execute(f"UPDATE {dataset.relation} SET {computed} = CAST(({expression}) AS {sql_type})")
+    with _inlined(connection, few=False):
+        connection.execute(f"UPDATE {dataset.relation} SET {computed} = CAST(({expression}) AS {sql_type})")
     drop_column(connection, dataset, column)
     connection.execute(f"ALTER TABLE {dataset.relation} RENAME COLUMN {computed} TO {quote(column)}")
 
 
 def delete_rows(connection: Connection, dataset: DatasetInfo, conditions: Iterable[str]) -> int:
     """Take out the rows for which all conditions hold; returns how many."""
-    # Deletions that are inlined are no conflict with a merge of the same files, which then brings the rows back.
-    connection.execute(inlining(0))
-    found = connection.execute(f"DELETE FROM {dataset.relation} WHERE {' AND '.join(conditions)}").fetchone()
-    connection.execute(inlining(INLINE_ROWS))
+    with _inlined(connection, few=False):
+        found = connection.execute(f"DELETE FROM {dataset.relation} WHERE {' AND '.join(conditions)}").fetchone()
     return int(found[0]) if found else 0
+
+
+@contextmanager
+def _inlined(connection: Connection, *, few: bool) -> Iterator[None]:
+    """Whether few rows go into Postgres in the block. Changes of columns never do without, see `lake.INLINE_ROWS`.
+
+    Deletions must not: a merge of the same files would not see them as a conflict, and bring the rows back.
+    """
+    if few:
+        yield
+        return
+    connection.execute(inlining(0))
+    try:
+        yield
+    finally:
+        connection.execute(inlining(INLINE_ROWS))
+
+
+def _may_be_inlined(dataset: DatasetInfo, rows: pa.Table) -> bool:
+    """Not when they take much room, and not with structs: those come back damaged, or not at all (DuckLake 1.5.5)."""
+    return rows.nbytes <= INLINE_BYTES and not any(map(_has_struct, dataset.schema.fields))
+
+
+def _has_struct(field: Field) -> bool:
+    return field.type == "struct" or any(map(_has_struct, field.children))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -170,6 +171,10 @@ def test_times_are_kept_in_utc(api: TestClient, given: str | int, as_utc: str):
     assert stored(api, "SELECT timestamp FROM {} ORDER BY value")[0][0].isoformat() == as_utc
 
 
+MIDNIGHT = datetime.fromisoformat("2026-01-01T00:00:00")
+STRUCT = [{"name": "x", "type": "integer"}, {"name": "y", "type": "string"}, {"name": "at", "type": "timestamp"}]
+
+
 def test_every_type_comes_back_as_it_went_in(api: TestClient):
     fields = [
         {"name": "timestamp", "type": "timestamp"},
@@ -178,17 +183,25 @@ def test_every_type_comes_back_as_it_went_in(api: TestClient):
         {"name": "b", "type": "boolean"},
         {"name": "d", "type": "decimal(12,3)"},
         {"name": "l", "type": "list", "items": {"type": "double"}},
-        {"name": "t", "type": "struct", "fields": [{"name": "x", "type": "integer"}, {"name": "y", "type": "string"}]},
+        {"name": "t", "type": "struct", "fields": STRUCT},
         {"name": "j", "type": "json"},
     ]
     row = {
         "timestamp": "2026-01-01T00:00:00Z", "s": "ü'\"\\\u0000", "i": -(2**63), "b": True, "d": "123456789.125",
-        "l": [1.5, None], "t": {"x": 1, "y": "z"}, "j": {"a": [1, None]},
+        "l": [1.5, None], "t": {"x": 1, "y": "it's", "at": "2026-01-01T00:00:00Z"}, "j": {"a": [1, None]},
     }  # fmt: skip
     empty = {"timestamp": "2026-01-02T00:00:00Z"}
     assert ingest(api, {"schema": {"fields": fields}, "rows": [row, empty]}).status_code == 201
     first, second = stored(api, "SELECT s, i, b, CAST(d AS VARCHAR), l, t, j FROM {} ORDER BY timestamp")
-    assert first == ("ü'\"\\\0", -(2**63), True, "123456789.125", [1.5, None], {"x": 1, "y": "z"}, '{"a":[1,null]}')
+    assert first == (
+        "ü'\"\\\0",
+        -(2**63),
+        True,
+        "123456789.125",
+        [1.5, None],
+        {"x": 1, "y": "it's", "at": MIDNIGHT},
+        '{"a":[1,null]}',
+    )
     assert second == (None,) * 7
 
 
