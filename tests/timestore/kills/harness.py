@@ -13,13 +13,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 from pydantic import SecretStr
 
+from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.sweeping import sweep
 from tests.fixtures.postgres import Postgres
 from tests.timestore.kills.clients import Batch, Clients, Ledger
 from tests.timestore.kills.points import OF_API, OF_UPKEEP, Plan, Point
@@ -30,7 +33,7 @@ LATEST_DELAY = 0.06
 
 @dataclass
 class Findings:
-    """What a run of the harness has seen; `orphans` are files that no snapshot names."""
+    """What a run of the harness has seen; `orphans` and `bodies` are files that the dead have left behind."""
 
     kills: Counter[str] = field(default_factory=Counter)
     sent: int = 0
@@ -40,7 +43,7 @@ class Findings:
     replays: int = 0
     only_committed: int = 0
     orphans: int = 0
-    staged_leftovers: int = 0
+    bodies: int = 0
     seconds: float = 0.0
 
 
@@ -120,6 +123,8 @@ class Harness:
         self._ensure_api()
         self._clients.stop()
         self.check(final=True)
+        self._sweep()
+        self.check(final=True)
         assert self._api.end_child(signal.SIGTERM) == -signal.SIGTERM
         self.findings.seconds = time.monotonic() - started
 
@@ -164,7 +169,8 @@ class Harness:
         self._check_tables(snapshot, {number: sent[number] for number in found})
         if final:
             assert acknowledged == found.keys() == sent.keys()
-            self._summarise(sent)
+            self.findings.sent, self.findings.acknowledged = len(sent), len(acknowledged)
+            self.findings.rows = sum(batch.rows for batch in sent.values())
         else:
             self.findings.only_committed += len(found.keys() - acknowledged - set(self.ledger.acknowledged))
 
@@ -210,20 +216,22 @@ class Harness:
             # A merge that is committed meanwhile schedules files for removal, and nothing removes them here.
             assert (self._storage / path).stat().st_size == size
 
-    def _summarise(self, sent: dict[int, Batch]) -> None:
-        with self._postgres() as postgres:
-            named = {self._storage / path for path, _ in postgres.execute(FILES)}
-            gone = {
-                self._storage / path
-                for (path,) in postgres.execute("SELECT path FROM timestore.ducklake_files_scheduled_for_deletion")
-            }
-        files = set(self._storage.rglob("*.parquet"))
-        staging = self._settings.state / "timestore" / "staging"
-        self.findings.sent, self.findings.acknowledged = len(sent), len(self.ledger.acknowledged)
-        self.findings.rows = sum(batch.rows for batch in sent.values())
+    def _sweep(self) -> None:
+        """Let a sweep of some days later take what the dead have left, and see that it took just that."""
+        orphans = {str(path) for path in self._orphans()}
+        database = Database(self._settings.sqlalchemy_url)
+        swept = sweep(database, self._settings, datetime.now(UTC) + timedelta(days=30))
+        database.close()
+        assert set(swept.quarantined) == orphans
+        assert not self._orphans()
+        assert not any(path.is_file() for path in (self._settings.state / "timestore" / "staging").rglob("*"))
+        self.findings.orphans, self.findings.bodies = len(orphans), len(swept.leftovers)
         self.findings.repeats, self.findings.replays = self.ledger.repeats, self.ledger.replays
-        self.findings.orphans = len(files - named - gone)
-        self.findings.staged_leftovers = len(list(staging.iterdir())) if staging.exists() else 0
+
+    def _orphans(self) -> set[Path]:
+        with self._postgres() as postgres:
+            named = {self._storage / str(path) for path, _ in postgres.execute(FILES)}
+        return set(self._storage.rglob("*.parquet")) - named
 
     @property
     def _storage(self) -> Path:
@@ -303,6 +311,6 @@ def report(findings: Findings) -> str:
             f"{findings.acknowledged} of {findings.sent} batches acknowledged, each there once ({findings.rows} rows)",
             f"{findings.repeats} requests repeated, {findings.replays} of them answered with what had been written",
             f"{findings.only_committed} batches seen that were committed and not acknowledged, all of them whole",
-            f"{findings.orphans} orphan files, {findings.staged_leftovers} bodies left over",
+            f"{findings.orphans} orphan files and {findings.bodies} bodies were left behind, and swept",
         ]
     )
