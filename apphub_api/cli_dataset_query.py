@@ -77,7 +77,7 @@ def query(
     ] = None,
     time_zone: Annotated[str | None, typer.Option("--time-zone", help="Whose days: Europe/Berlin.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Only the newest row of each series.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help=f"Most rows; of raw rows, a table has {TABLE_ROWS}.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"Most rows; a table has {TABLE_ROWS}.")] = None,
     descending: Annotated[bool, typer.Option("--desc", help="Newest first.")] = False,
     as_of: Annotated[str | None, typer.Option("--as-of", help="As it was: a snapshot's number, or a time.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what is read, instead of the rows.")] = False,
@@ -145,13 +145,14 @@ def _show_rows(client: Client, path: str, asked: Asked, body: Json, chart: bool 
     answer, console = client.post(f"{path}/query", body), Console()
     rows = answer["rows"]
     names = list(rows[0]) if rows else answer["columns"]
-    console.print(_table(names, rows))
+    shown = rows if asked.limit else rows[:TABLE_ROWS]
+    console.print(_table(names, shown))
     if rows and (console.is_terminal if chart is None else chart) and console.encoding.startswith("utf"):
         time = "timestamp" if asked.every else client.get(f"/admin{path}")["dataset"]["timestampColumn"]
         _draw(console, lines_of(rows, time, asked))
     _warn(answer["warnings"])
-    if answer.get("nextCursor") and not asked.limit:
-        _warn([f"there are more than these {len(rows)} rows: --limit, --every, or --file all.parquet for all"])
+    if len(shown) < len(rows) or (answer.get("nextCursor") and not asked.limit):
+        _warn([f"there are more than these {len(shown)} rows: --limit or --every show others, --file all.parquet all"])
     if not rows and "timeRange" in body:
         _warn(["no rows from {start} to {end}; say another time with --from and --to".format(**body["timeRange"])])
 

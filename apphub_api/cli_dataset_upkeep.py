@@ -1,4 +1,4 @@
-"""`apphub dataset retention` and `migrate`: how long rows stay, and changes of columns that no ingest may make."""
+"""`apphub dataset retention|migrate|flush|compact|expire`: how long rows stay, what becomes of columns and files."""
 
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ PLAN_COLUMNS = {
     "STEP": "action", "COLUMN": "column", "TO": "to", "TYPE": "type", "ROWS": "rows", "VALUES LOST": "values",
     "DO NOT FIT": "unfit", "SUCH AS": "samples",
 }  # fmt: skip
+KEPT_COLUMNS = {"DATASET": "dataset", "STATUS": "status", "DRY RUN": "dryRun"}
 MODES = {("maxAgeHours",): "time", ("maxTotalBytes",): "size"}
 # A migration rewrites rows, and a compaction files.
 SECONDS = 3600.0
@@ -80,6 +81,41 @@ def migrate(
         typer.confirm(f"Change {slug}?", abort=True, err=True)
     done = client.post(path, {"steps": steps})
     show(done["plan"] if output is Format.TABLE else done, output, PLAN_COLUMNS, "datasetSlug")
+
+
+@upkeep.command("flush")
+def flush(slug: DatasetName, dry_run: DryRun = False, output: Output = Format.TABLE) -> None:
+    """Write rows that wait in Postgres to files now; it happens by itself."""
+    done = _kept(slug, "flush", dry_run=dry_run)
+    show(done, output, KEPT_COLUMNS | {"ROWS": "rows"}, "dataset")
+
+
+@upkeep.command("compact")
+def compact(slug: DatasetName, dry_run: DryRun = False, output: Output = Format.TABLE) -> None:
+    """Merge small files now; it happens by itself."""
+    done = _kept(slug, "compaction", dry_run=dry_run)
+    done["merged"] = done.get("merged", done.get("files", 0))
+    show(done, output, KEPT_COLUMNS | {"FILES": "merged", "INTO": "created", "BYTES": "bytes"}, "dataset")
+
+
+@upkeep.command("expire")
+def expire(slug: DatasetName, dry_run: DryRun = False, output: Output = Format.TABLE) -> None:
+    """Take out the rows that `retention` keeps no longer now; it happens by itself."""
+    done = _kept(slug, "retention", dry_run=dry_run)
+    show(done, output, KEPT_COLUMNS | {"PARTITIONS": "partitionCount", "ROWS": "rows", "BYTES": "bytes"}, "dataset")
+
+
+def _kept(slug: str, operation: str, *, dry_run: bool) -> Json:
+    """What an operation did to a dataset, or would do; ends the command when it failed."""
+    body = {"datasetSlug": slug, "operations": [operation], "dryRun": dry_run}
+    (outcome,) = Client(SECONDS).post("/admin/lifecycle/run", body)["report"]["operations"]
+    details: Json = next(iter(outcome["details"].get("datasets", [])), {})
+    reason = details.get("postponed") or details.get("error") or outcome["details"].get("error")
+    reason = reason or outcome["details"].get("reason")
+    if outcome["status"] != "completed":
+        code = Exit.FAILED if outcome["status"] == "failed" else Exit.CONFLICT
+        fail(f"{operation} of {slug} is {outcome['status']}: {reason or 'a later run goes on'}", code)
+    return {"dataset": slug, "status": outcome["status"], "dryRun": dry_run} | details
 
 
 def _policy(now: Json, max_age: str | None, max_bytes: str | None, grace: str | None) -> Json:

@@ -26,6 +26,7 @@ from tests.fixtures.servers import serving
 
 Apphub = Callable[..., Result]
 
+GUIDE = Path(__file__).parents[2] / "docs" / "datasets.md"
 HEADER = "timestamp,value,site\n"
 ESCAPE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 JANUARY = ("--from", "2026-01-01", "--to", "2026-02-01")
@@ -331,6 +332,14 @@ class TestAsking:
             101,
         ]
 
+    def test_a_long_table_is_cut_off_but_not_its_chart(self, readings):
+        result = readings("query", "readings", *JANUARY, "--every", "1m", "--chart", "--agg", "max:value")
+
+        assert "2026-01-01T01:39:00.000Z" in done(result)
+        assert "2026-01-01T01:40:00.000Z" not in done(result)
+        assert "2026-01-01 03:59" in done(result)
+        assert "there are more than these 100 rows" in result.stderr
+
     def test_hours_by_site(self, readings):
         asked = ["--every", "1h", "--by", "site", "-a", "avg:value", "-a", "p50:value", "-a", "count"]
         found = rows(readings("query", "readings", *JANUARY, *asked, "-o", "json"))
@@ -534,13 +543,71 @@ class TestManaging:
         answer = done(weather("query", "readings", *JANUARY, "-o", "json"))
         assert [row["reading"] for row in json.loads(answer)["rows"]] == [0.5, 1]
 
+    def test_upkeep_of_one_dataset(self, weather, tmp_path):
+        done(weather("ingest", "readings", csv_file(tmp_path, [1, 2]), "--batch-rows", 1))
+
+        assert upkept(weather("flush", "readings", "--dry-run", "-o", "json"))["rows"] == 2
+        assert upkept(weather("flush", "readings", "-o", "json"))["rows"] == 2
+        assert upkept(weather("flush", "readings", "--dry-run", "-o", "json")).get("rows", 0) == 0
+        assert upkept(weather("compact", "readings", "-o", "json"))["merged"] == 0
+        done(weather("retention", "readings", "--max-age", "1h", "--max-bytes", "none"))
+        assert upkept(weather("expire", "readings", "--dry-run", "-o", "json"))["rows"] == 2
+        assert values_of(weather) == [1, 2]
+
+        assert "readings" in done(weather("expire", "readings"))
+
+        assert values_of(weather) == []
+        assert weather("compact", "nothing").exit_code == Exit.NOT_FOUND
+
     def test_a_migration_of_nothing_says_what_there_is(self, weather):
         refused = weather("migrate", "weather")
         assert refused.exit_code == Exit.USAGE
         assert "--rename old=new" in refused.stderr
 
 
+class TestTheGuide:
+    """docs/datasets.md is run as it stands."""
+
+    @pytest.mark.timeout(600)
+    def test_every_command_works(self, url, tmp_path):
+        script = "\n".join(re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL))
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+        ran = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", script], env=os.environ | {"APPHUB_URL": url, "PATH": path},
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+
+        assert ran.returncode == 0, ran.stderr
+        assert pq.read_table(tmp_path / "january.parquet").num_rows == 2017
+
+    def test_the_assets_work(self, database, tmp_path, monkeypatch):
+        import dagster as dg  # the command line does without
+
+        (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+        monkeypatch.setenv("APPHUB_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("APPHUB_DATABASE_URL", database.url.replace("+psycopg", ""))
+        names: dict[str, Any] = {"__name__": "guide"}
+        exec(compile(code, str(GUIDE), "exec"), names)
+
+        with dg.DagsterInstance.ephemeral() as instance:
+            done = (
+                names["defs"]
+                .resolve_implicit_global_asset_job_def()
+                .execute_in_process(partition_key="2026-01-02", instance=instance)
+            )
+
+        (made,) = done.asset_materializations_for_node("rainy")
+        assert (made.metadata["dataset"].value, made.metadata["rows"].value) == ("rainy", 1)
+
+
 NOTHING = cli_dataset_parts.Said({}, [])
+
+
+def upkept(result: Result) -> dict[str, Any]:
+    found = json.loads(done(result))
+    assert found["status"] == "completed"
+    return found
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
