@@ -21,6 +21,7 @@ from apphub_api import (
     identity,
     ingest,
     launches,
+    lifecycle,
     preview,
     search,
     sql,
@@ -40,6 +41,7 @@ TIMESTORE: tuple[APIRouter, ...] = (
     dataset_queries.router,  # POST /datasets/{slug}/query
     datasets.router,  # /admin/datasets /admin/storage-targets
     dataset_history.router,  # /admin/datasets/{dataset}/manifest …/audit …/snapshots
+    lifecycle.router,  # /admin/lifecycle
     sql.router,  # /sql
 )
 

@@ -66,6 +66,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class JobRun:
+    """A run of a job, as a list of runs has it."""
+
+    id: str
+    job: str
+    status: RunStatus
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
 class LogLine:
     """One event of a run; `kind` is the name of its GraphQL type, such as ExecutionStepFailureEvent."""
 
@@ -94,6 +107,36 @@ mutation Launch($params: ExecutionParams!) {
     ... on Error { message }
   }
 }"""
+
+RELAUNCH = """
+mutation Relaunch($id: String!) {
+  result: launchRunReexecution(reexecutionParams: {parentRunId: $id, strategy: ALL_STEPS}) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on Error { message }
+  }
+}"""
+
+RUN_PARTS = "runId jobName status creationTime startTime endTime tags { key value }"
+
+RUN = f"""
+query Run($id: ID!) {{
+  result: runOrError(runId: $id) {{
+    __typename
+    ... on Run {{ {RUN_PARTS} }}
+    ... on Error {{ message }}
+  }}
+}}"""
+
+RUNS = f"""
+query Runs($filter: RunsFilter!, $limit: Int!) {{
+  result: runsOrError(filter: $filter, limit: $limit) {{
+    __typename
+    ... on Runs {{ results {{ {RUN_PARTS} }} }}
+    ... on Error {{ message }}
+  }}
+}}"""
 
 TERMINATE = """
 mutation Terminate($id: String!) {
@@ -210,6 +253,35 @@ class Orchestrator:
         metadata = {"tags": [{"key": key, "value": value} for key, value in all_tags.items()]}
         params = {"selector": selector, "runConfigData": {}, "executionMetadata": metadata}
         return str(self._query(LAUNCH, {"params": params}, "LaunchRunSuccess")["run"]["runId"])
+
+    def submit_job(self, job: str, config: Json, tags: dict[str, str]) -> str:
+        """Submit a run of a job with this run configuration, and return its id."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": job}
+        metadata = {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
+        params = {"selector": selector, "runConfigData": config, "executionMetadata": metadata}
+        return str(self._query(LAUNCH, {"params": params}, "LaunchRunSuccess")["run"]["runId"])
+
+    def resubmit(self, run_id: str) -> str:
+        """Submit a run of all that a run did, with its configuration, and return its id.
+
+        Raises:
+            RunNotFound: Dagster has no such run.
+        """
+        return str(self._query(RELAUNCH, {"id": run_id}, "LaunchRunSuccess")["run"]["runId"])
+
+    def job_run(self, run_id: str) -> JobRun:
+        """A run with its job and tags.
+
+        Raises:
+            RunNotFound: Dagster has no such run.
+        """
+        return _job_run(self._query(RUN, {"id": run_id}, "Run"))
+
+    def job_runs(self, tags: dict[str, str], limit: int) -> list[JobRun]:
+        """The newest runs that have all these tags."""
+        wanted = {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
+        found = self._query(RUNS, {"filter": wanted, "limit": limit}, "Runs")
+        return [_job_run(run) for run in found["results"]]
 
     def cancel(self, run_id: str) -> bool:
         """Ask for the end of a run; false when it was over already. It is CANCELING until its worker has ended.
@@ -332,6 +404,18 @@ def _error(result: Json, variables: Json) -> Exception:
         return OrchestratorUnavailable(f"Dagster could not do it: {message or f'{LOCATION!r} is not loaded'}")
     reasons = [error["message"] for error in result.get("errors", [])]
     return OrchestratorRefused(f"Dagster refused ({kind}): {message or '; '.join(reasons)}")
+
+
+def _job_run(run: Json) -> JobRun:
+    return JobRun(
+        id=run["runId"],
+        job=run["jobName"],
+        status=RunStatus(run["status"]),
+        created_at=datetime.fromtimestamp(run["creationTime"], UTC),
+        started_at=_time(run["startTime"]),
+        ended_at=_time(run["endTime"]),
+        tags={tag["key"]: tag["value"] for tag in run["tags"]},
+    )
 
 
 def _line(event: Json) -> LogLine:

@@ -5,15 +5,18 @@ The catalog's tables: https://ducklake.select/docs/stable/specification/tables/o
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
+from apphub_assets.settings import Settings
 from apphub_assets.timestore.spec import DatasetInfo, Granularity, quote
-from apphub_assets.timestore.store import PARTITION_PARTS
+
+# The last values of a partition: year, month, day, hour as far as the granularity goes.
+TIME_PARTS = {Granularity.HOUR: 4, Granularity.DAY: 3, Granularity.MONTH: 2}
 
 TABLE_OF = text(
     """
@@ -82,6 +85,51 @@ TOTALS = text(
 )
 
 
+KEPT = text(
+    """
+    SELECT d.id, d.slug, count(f.data_file_id) AS files, coalesce(sum(f.file_size_bytes), 0)::bigint AS bytes,
+        count(*) FILTER (WHERE f.file_size_bytes < :small) AS small
+    FROM timestore.datasets d
+    JOIN timestore.storage_targets g ON g.id = d.storage_target_id
+    JOIN timestore.ducklake_schema s ON s.schema_name = g.area AND s.end_snapshot IS NULL
+    JOIN timestore.ducklake_table t ON t.schema_id = s.schema_id AND t.table_name = d.table_name
+        AND t.end_snapshot IS NULL
+    LEFT JOIN timestore.ducklake_data_file f ON f.table_id = t.table_id AND f.end_snapshot IS NULL
+    WHERE d.status <> 'deleted' AND (CAST(:dataset_id AS text) IS NULL OR d.id = :dataset_id)
+    GROUP BY d.id, d.slug ORDER BY d.slug
+    """
+)
+
+HISTORY = text(
+    """
+    SELECT count(*) AS snapshots, min(snapshot_time) AS oldest,
+        (SELECT count(*) FROM timestore.ducklake_files_scheduled_for_deletion) AS scheduled
+    FROM timestore.ducklake_snapshot
+    """
+)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a dataset has in files, and in Postgres."""
+
+    dataset_id: str
+    slug: str
+    files: int
+    bytes: int
+    small: int
+    waiting_rows: int
+
+
+@dataclass(frozen=True)
+class History:
+    """Snapshots that are kept since when, and files that were taken off and are still on the storage."""
+
+    snapshots: int
+    oldest: datetime | None
+    scheduled: int
+
+
 @dataclass(frozen=True)
 class Waiting:
     """Rows of a dataset that are in Postgres; `since` is when the oldest of them came, None if that is forgotten."""
@@ -147,6 +195,25 @@ def waiting(session: Session, dataset_id: str | None = None) -> list[Waiting]:
     return []
 
 
+def kept(session: Session, small: int, dataset_id: str | None = None) -> list[Kept]:
+    """Datasets with a table, by slug, or one of them; files below `small` bytes are counted on their own."""
+    rows = {each.dataset_id: each.rows for each in waiting(session, dataset_id)}
+    found = session.execute(KEPT, {"small": small, "dataset_id": dataset_id})
+    return [Kept(row.id, row.slug, row.files, row.bytes, row.small, rows.get(row.id, 0)) for row in found]
+
+
+def history(session: Session) -> History:
+    """What the lake keeps of its past."""
+    return History(*session.execute(HISTORY).one())
+
+
+def overdue(session: Session, settings: Settings, now: datetime) -> list[Waiting]:
+    """Datasets of which more rows wait than may, or for longer: those with the most rows first."""
+    since = now - timedelta(seconds=settings.flush_after)
+    found = [w for w in waiting(session) if w.rows > settings.flush_rows or w.since is None or w.since < since]
+    return sorted(found, key=lambda each: -each.rows)
+
+
 def _waiting(session: Session, tables: Sequence[tuple[str, str]]) -> list[Waiting]:
     if not tables:
         return []
@@ -207,8 +274,8 @@ def totals(session: Session, dataset: DatasetInfo, small: int) -> FileTotals:
 
 
 def _start(granularity: Granularity, place: Iterable[str | None] | None) -> datetime | None:
-    """When the partition begins: its last values are year, month, day, hour as far as the granularity goes."""
-    parts = len(PARTITION_PARTS[granularity])
+    """When the partition begins."""
+    parts = TIME_PARTS[granularity]
     try:
         numbers = [int(value or "") for value in list(place or ())[-parts:]]
         return datetime(*(numbers + [1] * (3 - len(numbers))), tzinfo=UTC)  # type: ignore[misc,arg-type]

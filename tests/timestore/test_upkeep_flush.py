@@ -7,8 +7,8 @@ import pytest
 
 from apphub_assets.settings import Settings
 from apphub_assets.timestore import files
-from apphub_assets.timestore.flushing import due, flush
-from tests.timestore.keeping import DAY, SLUG, Keeper
+from apphub_assets.timestore.flushing import flush
+from tests.timestore.keeping import DAY, Keeper
 
 
 def waiting(keeper: Keeper) -> int:
@@ -80,8 +80,9 @@ def test_readers_go_on_when_a_flush_takes_away_what_a_change_of_schema_left(keep
 def test_a_flush_is_due_by_rows_or_by_age(keeper: Keeper, settings: dict, ahead: float, expected: bool):
     keeper.add(6)
     now = datetime.now(UTC) + timedelta(seconds=ahead)
-    found = due(keeper.database, keeper.settings.model_copy(update=settings), now)
-    assert [info.slug for info, _ in found] == ([SLUG] if expected else [])
+    with keeper.database.transaction() as session:
+        found = files.overdue(session, keeper.settings.model_copy(update=settings), now)
+    assert [each.dataset_id for each in found] == ([keeper.info.id] if expected else [])
 
 
 def test_a_storage_url_may_end_with_a_slash(lake_settings: Settings, make_keeper):
