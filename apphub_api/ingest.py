@@ -101,7 +101,7 @@ async def ingest(
         written, warnings = await _from_memory(request, platform, caller, delivery, form)
     if written.replayed:
         response.headers[REPLAYED] = "true"
-    return await run_in_threadpool(_answer, platform, written, warnings)
+    return answer_of(platform.settings, written, warnings)
 
 
 async def _from_memory(
@@ -149,11 +149,6 @@ async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
             yield chunk
     except ClientDisconnect:
         raise InvalidBody("the body did not arrive whole; send it again") from None
-
-
-def _answer(platform: PlatformState, written: Written, warnings: Warnings) -> IngestAnswer:
-    with platform.database.reading() as session:
-        return answer_of(session, platform.settings, written, warnings)
 
 
 def _json_array(given: str) -> list[Any]:

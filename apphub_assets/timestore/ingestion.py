@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 from pydantic import ConfigDict, Field, ValidationError
-from sqlalchemy.orm import Session
 
 from apphub_assets.identity.spec import Identity
 from apphub_assets.kit.db import Database
@@ -19,7 +18,7 @@ from apphub_assets.timestore.binary import Body, check_limits, rows_of_file
 from apphub_assets.timestore.errors import DatasetInactive, InvalidBody, UnsupportedFormat
 from apphub_assets.timestore.intake import Delivery, check_defaults, named_pairs, prepare, rows_of_objects, time_range
 from apphub_assets.timestore.lake import kind_of
-from apphub_assets.timestore.models import Dataset, Manifest, SchemaVersion, StorageTarget
+from apphub_assets.timestore.models import Manifest
 from apphub_assets.timestore.spec import DatasetInfo, Json, Status, parse_fields, parse_slug
 from apphub_assets.timestore.text import objects_of_csv, objects_of_ndjson
 from apphub_assets.timestore.views import (
@@ -30,7 +29,7 @@ from apphub_assets.timestore.views import (
     manifest_view,
     storage_target_view,
 )
-from apphub_assets.timestore.writing import Caller, Incoming, Written, schema_version_id
+from apphub_assets.timestore.writing import Caller, Incoming, Written
 
 LONGEST_KEY = 255
 Warnings = tuple[str, ...]
@@ -212,12 +211,9 @@ def staging_folder(settings: Settings) -> Path:
     return folder
 
 
-def answer_of(session: Session, settings: Settings, written: Written, warnings: Warnings) -> IngestAnswer:
+def answer_of(settings: Settings, written: Written, warnings: Warnings) -> IngestAnswer:
     """What the client learns; the same for a batch that is sent again."""
-    batch = written.batch
-    dataset = session.get_one(Dataset, batch.dataset_id)
-    target = session.get_one(StorageTarget, dataset.storage_target_id)
-    schema = session.get_one(SchemaVersion, schema_version_id(batch.dataset_id, batch.schema_version))
+    stored, batch = written.stored, written.batch
     then = Manifest(
         id=batch.manifest_id,
         dataset_id=batch.dataset_id,
@@ -231,11 +227,11 @@ def answer_of(session: Session, settings: Settings, written: Written, warnings: 
         created_at=batch.received_at,
         updated_at=batch.received_at,
     )
-    url = target.url or f"{settings.storage}/timestore"
+    url = stored.target.url or f"{settings.storage}/timestore"
     return IngestAnswer(
-        dataset=dataset_view(dataset),
-        storage_target=storage_target_view(target, kind_of(url), url),
-        manifest=manifest_view(dataset, then, [batch], {batch.schema_version: schema}),
+        dataset=dataset_view(stored.dataset),
+        storage_target=storage_target_view(stored.target, kind_of(url), url),
+        manifest=manifest_view(stored.dataset, then, [batch], {batch.schema_version: stored.schema}),
         warnings=list(warnings),
     )
 

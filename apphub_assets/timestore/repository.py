@@ -1,6 +1,7 @@
 """Every statement on the timestore's own tables; those on the lake are in `store.py`."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, cast
 
@@ -16,40 +17,62 @@ from apphub_assets.timestore.spec import DatasetInfo, Granularity, Schema, Statu
 # Held from before a commit of the lake until after it: many that race would only make each other try again.
 COMMIT_LOCK = 7_204_117_003
 
+INFO = (
+    select(
+        Dataset.id,
+        Dataset.slug,
+        Dataset.table_name,
+        StorageTarget.area,
+        Dataset.status,
+        Dataset.timestamp_column,
+        Dataset.partition_keys,
+        Dataset.granularity,
+        SchemaVersion.fields,
+        Dataset.schema_version,
+        Dataset.labels.label("labels"),
+        Dataset.storage_target_id,
+    )
+    .join(StorageTarget, StorageTarget.id == Dataset.storage_target_id)
+    .outerjoin(
+        SchemaVersion,
+        (SchemaVersion.dataset_id == Dataset.id) & (SchemaVersion.version == Dataset.schema_version),
+    )
+)
+
 
 def find_dataset(session: Session, slug: str) -> DatasetInfo | None:
     """The dataset of a slug, as long as it is not deleted."""
-    row = session.execute(_info().where(Dataset.slug == slug.lower(), Dataset.status != Status.DELETED)).one_or_none()
+    row = session.execute(INFO.where(Dataset.slug == slug.lower(), Dataset.status != Status.DELETED)).one_or_none()
     return None if row is None else _dataset_info(row)
 
 
 def get_dataset(session: Session, id_or_slug: str) -> DatasetInfo | None:
     """The dataset of an id or a slug, as long as it is not deleted."""
-    row = session.execute(_info().where(Dataset.id == id_or_slug, Dataset.status != Status.DELETED)).one_or_none()
+    row = session.execute(INFO.where(Dataset.id == id_or_slug, Dataset.status != Status.DELETED)).one_or_none()
     return find_dataset(session, id_or_slug) if row is None else _dataset_info(row)
 
 
 def list_datasets(session: Session) -> list[DatasetInfo]:
     """Every dataset that is not deleted, by slug."""
-    rows = session.execute(_info().where(Dataset.status != Status.DELETED).order_by(Dataset.slug))
+    rows = session.execute(INFO.where(Dataset.status != Status.DELETED).order_by(Dataset.slug))
     return [_dataset_info(row) for row in rows]
 
 
 def find_datasets(session: Session, slugs: Collection[str]) -> list[DatasetInfo]:
     """The datasets of these slugs that are not deleted."""
-    rows = session.execute(_info().where(Dataset.slug.in_(slugs), Dataset.status != Status.DELETED))
+    rows = session.execute(INFO.where(Dataset.slug.in_(slugs), Dataset.status != Status.DELETED))
     return [_dataset_info(row) for row in rows]
 
 
 def find_named(session: Session, sql: str) -> list[DatasetInfo]:
     """The datasets whose slugs stand somewhere in a statement, and that are not deleted."""
     named = func.strpos(sql.lower(), Dataset.slug) > 0
-    return [_dataset_info(row) for row in session.execute(_info().where(named, Dataset.status != Status.DELETED))]
+    return [_dataset_info(row) for row in session.execute(INFO.where(named, Dataset.status != Status.DELETED))]
 
 
 def descriptions(session: Session) -> dict[str, str | None]:
     """What people say of each dataset, by id."""
-    return {id_: said for id_, said in session.execute(select(Dataset.id, Dataset.description))}
+    return {row.id: row.description for row in session.execute(select(Dataset.id, Dataset.description))}
 
 
 def free_table(session: Session, slug: str, dataset_id: str) -> str:
@@ -121,33 +144,31 @@ def straddles(session: Session, dataset_id: str, window: TimeRange) -> bool:
     )
 
 
-def batches_by_key(session: Session, keys: Sequence[tuple[str, str]]) -> list[Batch]:
+@dataclass(frozen=True)
+class Stored:
+    """A batch with the rows that say what it belongs to."""
+
+    batch: Batch
+    dataset: Dataset
+    target: StorageTarget
+    schema: SchemaVersion
+
+
+def batches_by_key(session: Session, keys: Sequence[tuple[str, str]]) -> list[Stored]:
     """The batches of these (dataset id, key)."""
-    return list(session.scalars(select(Batch).where(tuple_(Batch.dataset_id, Batch.key).in_(keys))))
-
-
-def _info() -> Select[Any]:
-    return (
-        select(
-            Dataset.id,
-            Dataset.slug,
-            Dataset.table_name,
-            StorageTarget.area,
-            Dataset.status,
-            Dataset.timestamp_column,
-            Dataset.partition_keys,
-            Dataset.granularity,
-            SchemaVersion.fields,
-            Dataset.schema_version,
-            Dataset.labels.label("labels"),
-            Dataset.storage_target_id,
-        )
+    if not keys:
+        return []
+    rows = session.execute(
+        select(Batch, Dataset, StorageTarget, SchemaVersion)
+        .join(Dataset, Dataset.id == Batch.dataset_id)
         .join(StorageTarget, StorageTarget.id == Dataset.storage_target_id)
-        .outerjoin(
+        .join(
             SchemaVersion,
-            (SchemaVersion.dataset_id == Dataset.id) & (SchemaVersion.version == Dataset.schema_version),
+            (SchemaVersion.dataset_id == Batch.dataset_id) & (SchemaVersion.version == Batch.schema_version),
         )
+        .where(tuple_(Batch.dataset_id, Batch.key).in_(keys))
     )
+    return [Stored(*row) for row in rows]
 
 
 def _dataset_info(row: Row[Any]) -> DatasetInfo:
@@ -191,7 +212,7 @@ def deleted_row(session: Session, id_or_slug: str, *, lock: bool = False) -> Dat
 
 def purgeable(session: Session, now: datetime) -> list[DatasetInfo]:
     """Deleted datasets whose grace is over."""
-    rows = session.execute(_info().where(Dataset.status == Status.DELETED, Dataset.purge_after <= now))
+    rows = session.execute(INFO.where(Dataset.status == Status.DELETED, Dataset.purge_after <= now))
     return [_dataset_info(row) for row in rows]
 
 

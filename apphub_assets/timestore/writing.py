@@ -28,6 +28,7 @@ from apphub_assets.timestore.evolution import Change, evolve
 from apphub_assets.timestore.lake import Lake, clean
 from apphub_assets.timestore.models import Batch
 from apphub_assets.timestore.receipt import BatchRow
+from apphub_assets.timestore.repository import Stored
 from apphub_assets.timestore.sources import Source, merged
 from apphub_assets.timestore.spec import DatasetInfo, Field, Granularity, Schema, Status
 
@@ -81,9 +82,13 @@ class Incoming:
 class Written:
     """A batch that is in the lake; `replayed` when an earlier request had brought it."""
 
-    batch: Batch
+    stored: Stored
     dataset: DatasetInfo
     replayed: bool
+
+    @property
+    def batch(self) -> Batch:
+        return self.stored.batch
 
 
 Outcome = Written | Exception
@@ -144,7 +149,7 @@ def _plans(database: Database, waiting: Sequence[Incoming], outcomes: dict[str, 
     with database.reading() as session:
         known = {dataset.slug: dataset for dataset in repository.find_datasets(session, {b.slug for b in waiting})}
         keys = [(known[batch.slug].id, batch.key) for batch in waiting if batch.slug in known]
-        there = {(row.dataset_id, row.key): row for row in repository.batches_by_key(session, keys)}
+        there = {(row.batch.dataset_id, row.batch.key): row for row in repository.batches_by_key(session, keys)}
         plans = []
         by_slug = groupby(sorted(waiting, key=lambda batch: batch.slug), key=lambda batch: batch.slug)
         for slug, group in by_slug:
@@ -165,19 +170,19 @@ def _plans(database: Database, waiting: Sequence[Incoming], outcomes: dict[str, 
 def _unsettled(
     dataset: DatasetInfo,
     group: Iterable[Incoming],
-    there: dict[tuple[str, str], Batch],
+    there: dict[tuple[str, str], Stored],
     outcomes: dict[str, Outcome],
 ) -> Iterator[Incoming]:
     """Answer the batches that are in the lake already, and yield the others."""
     for batch in group:
         row = there.get((dataset.id, batch.key))
-        if row is not None and row.content != batch.content:
+        if row is not None and row.batch.content != batch.content:
             outcomes[batch.id] = KeyReused(
-                f"the idempotency key of this batch was used for other content on {row.received_at:%Y-%m-%d %H:%M}Z; "
+                f"this idempotency key was used for other content on {row.batch.received_at:%Y-%m-%d %H:%M}Z; "
                 "send new content under a new key"
             )
         elif row is not None:
-            outcomes[batch.id] = Written(row, dataset, replayed=row.id != batch.id)
+            outcomes[batch.id] = Written(row, dataset, replayed=row.batch.id != batch.id)
         elif dataset.status is not Status.ACTIVE:
             outcomes[batch.id] = DatasetInactive(f"dataset {dataset.slug} is archived; set its status to active first")
         else:
