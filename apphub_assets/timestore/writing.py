@@ -10,6 +10,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 import duckdb
 import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from apphub_assets.errors import AppHubError
@@ -120,10 +122,10 @@ def write(lake: Lake, database: Database, wanted: Sequence[Incoming], *, until: 
             plans = _plans(database, waiting, outcomes)
             if plans:
                 _commit(lake, database, plans)
-        except (LakeConflict, LakeUnavailable) as error:
+        except (LakeConflict, LakeUnavailable, OperationalError, PoolTimeout) as error:
             if time.monotonic() > until:
                 return outcomes | dict.fromkeys((batch.id for batch in waiting), error)
-            log.info("ingest.retried", reason=error.message)
+            log.info("ingest.retried", reason=clean(error))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         except (AppHubError, duckdb.Error) as error:
