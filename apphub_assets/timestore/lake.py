@@ -54,6 +54,11 @@ ERRORS = {
     "IO": duckdb.IOException,
     "HTTP": duckdb.HTTPException,
 }
+# The last is all that is said when the connection is lost during a commit.
+SIGNS_OF_ABSENCE = (
+    "onnection", "server closed", "shutting down", "starting up", "IO Error", "HTTP", "No space left",
+    'execute query "ROLLBACK"',
+)  # fmt: skip
 PASSWORD = re.compile(r"password=('(?:[^'\\]|\\.)*'|\S+)")
 
 Connection = duckdb.DuckDBPyConnection
@@ -425,8 +430,7 @@ def _translation(error: duckdb.Error) -> AppHubError | None:
     message = str(error).partition("Stack Trace:")[0]
     if CONFLICT.search(message):
         return LakeConflict("the dataset was changed at the same time", retry_after=1)
-    signs = ("onnection", "server closed", "shutting down", "starting up", "IO Error", "HTTP", "No space left")
-    if any(sign in message for sign in signs):
+    if any(sign in message for sign in SIGNS_OF_ABSENCE):
         return LakeUnavailable(f"the lake's catalog or storage fails: {clean(error)}", retry_after=5)
     return None
 
