@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pyarrow.fs
@@ -15,6 +16,7 @@ import pytest
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
 from apphub_assets.timestore import compaction, flushing
+from apphub_assets.timestore.sweeping import sweep
 from apphub_assets.timestore.writing import Written
 from tests.fixtures.s3 import KEY, SECRET, LakeOnS3, files
 from tests.timestore.batches import BULK, SLUG, SMALL, Host, size_of
@@ -54,7 +56,7 @@ def test_batches_go_to_the_bucket_and_come_back(host: MakeHost, s3: str, bucket:
     assert set(files(s3).find(f"{bucket}/")) == set(paths(one))
 
 
-def test_small_files_on_s3_are_merged(host: MakeHost):
+def test_small_files_on_s3_are_merged_and_the_old_ones_swept(host: MakeHost, s3: str, bucket: str):
     one = host()
     for number in range(0, 30, 3):
         assert isinstance(one.send(number, BULK), Written)
@@ -62,6 +64,10 @@ def test_small_files_on_s3_are_merged(host: MakeHost):
     done = compaction.compact(one.lake, one.database, one.dataset())
     assert done.merged == len(before) == 10
     assert len(paths(one)) < 10
+    assert set(files(s3).find(f"{bucket}/")) == {*before, *paths(one)}
+    swept = sweep(one.database, one.settings, datetime.now(UTC) + timedelta(days=30))
+    assert set(swept.quarantined) == set(before)
+    assert set(files(s3).find(f"{bucket}/apphub/timestore")) == set(paths(one))
     assert one.found() == dict.fromkeys(range(0, 30, 3), BULK)
 
 
