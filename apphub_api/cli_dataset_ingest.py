@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -168,8 +169,9 @@ class Sender:
 
     def _advice(self, status: int, problem: dict[str, Any]) -> str:
         if problem.get("code") == "incompatible_schema":
-            steps = (f"--transform {step['column']}:{step['to']}" for step in problem.get("plan", []))
-            return f"  apphub dataset migrate {self.slug} {' '.join(steps)} --dry-run"
+            changes = (f"{step['column']}:{step['to']}" for step in problem.get("plan", []))
+            steps = " ".join(f"--transform {shlex.quote(change)}" for change in changes)
+            return f"  apphub dataset migrate {self.slug} {steps} --dry-run"
         if problem.get("code") == "dataset_inactive":
             return f"  apphub dataset unarchive {self.slug}"
         if problem.get("code") == "invalid_rows" and self.batches:

@@ -171,9 +171,12 @@ def _seekable(file: BinaryIO, form: Form) -> Iterator[BinaryIO]:
 def _as_stream(file: BinaryIO, stream: BinaryIO) -> BinaryIO:
     import pyarrow as pa  # slow, and seldom needed
 
-    with pa.ipc.open_file(file) as source, pa.ipc.new_stream(stream, source.schema) as sink:
-        for index in range(source.num_record_batches):
-            sink.write_batch(source.get_batch(index))
+    try:
+        with pa.ipc.open_file(file) as source, pa.ipc.new_stream(stream, source.schema) as sink:
+            for index in range(source.num_record_batches):
+                sink.write_batch(source.get_batch(index))
+    except (pa.ArrowException, OSError) as error:
+        fail(f"the Arrow file is damaged: {error}", Exit.USAGE)
     return stream
 
 
@@ -214,7 +217,10 @@ def _records(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _of_json(file: BinaryIO, most_rows: int, said: Said) -> Iterator[Piece]:
-    """A list of rows, or the body of an ingest with its rows; each part says all that the whole said but the rows."""
+    """A list of rows, or the body of an ingest with its rows; each part says all that the whole said but the rows.
+
+    But for its key, too, which can't be that of several batches.
+    """
     content = file.read()
     try:
         given = orjson.loads(content)
@@ -223,7 +229,10 @@ def _of_json(file: BinaryIO, most_rows: int, said: Said) -> Iterator[Piece]:
     envelope = {"rows": given} if isinstance(given, list) else given
     if not isinstance(envelope, dict) or not isinstance(envelope.get("rows"), list):
         fail('give a JSON list of rows, or {"rows": […]}; for a row per line use --format ndjson', Exit.USAGE)
-    said.add_to(envelope)
+    try:
+        said.add_to(envelope)
+    except (AttributeError, TypeError):
+        fail("partition, its key, and schema have to be objects", Exit.USAGE)
     rows = [orjson.dumps(row) for row in envelope.pop("rows")]
     envelope.pop("idempotencyKey", None)
     opening = (orjson.dumps(envelope)[:-1] + (b"," if envelope else b"")) + b'"rows":['

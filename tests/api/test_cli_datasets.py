@@ -259,6 +259,16 @@ class TestIngesting:
         assert refused.exit_code == Exit.USAGE
         assert why in refused.stderr
 
+    def test_what_is_not_what_its_name_says_is_refused(self, apphub, tmp_path):
+        damaged, odd = tmp_path / "rows.arrow", tmp_path / "rows.json"
+        damaged.write_bytes(written("arrow")[:200])
+        odd.write_text('{"rows": [{}], "partition": {"key": ["site"]}}')
+
+        for file, why in ((damaged, "the Arrow file is damaged"), (odd, "its key, and schema have to be objects")):
+            refused = apphub("ingest", "readings", file, "-k", "a=b")
+            assert refused.exit_code == Exit.USAGE
+            assert why in refused.stderr
+
     def test_a_type_that_can_not_change_comes_with_the_command_that_changes_it(self, apphub, tmp_path):
         done(apphub("ingest", "readings", csv_file(tmp_path, [1])))
         refused = apphub("ingest", "readings", csv_file(tmp_path, ["true"]), "--field", "timestamp:timestamp",
