@@ -4,6 +4,7 @@ A borrower has a DuckDB instance of its own for as long as it works, never a sec
 instance whose borrower failed is not lent again. Before one is closed it is rolled back and detached.
 """
 
+import ctypes
 import re
 import shutil
 import threading
@@ -45,7 +46,13 @@ BATCH_ROWS = 8192
 # inlines nothing makes no table for inlined rows when it alters columns, and others then write into that of before.
 INLINE_ROWS = 1000
 PREPARATION = 7_204_117_002
-CONFLICT = re.compile(r"transaction conflict|duplicate key value", re.IGNORECASE)
+# The last three are what an instance that was idle meets when a flush has taken away tables it knows, see `_stream`: it
+# is not lent again, and the next one does not know them.
+CONFLICT = re.compile(
+    r"transaction conflict|duplicate key value|current transaction is aborted"
+    r'|relation "timestore\.ducklake_inlined_|attempted to access index 0 within vector of size 0',
+    re.IGNORECASE,
+)
 ERRORS = {
     "INTERRUPT": duckdb.InterruptException,
     "Out of Memory": duckdb.OutOfMemoryException,
@@ -457,8 +464,14 @@ def kind_of(url: str) -> str:
 
 
 def _close(connection: Connection) -> None:
-    with suppress(duckdb.Error):
+    try:
         connection.rollback()
+    except duckdb.FatalException:
+        # DuckDB ends the whole process when an instance is closed that met an internal error within a transaction.
+        _keep_for_ever(connection)
+        return
+    except duckdb.Error:
+        pass
     temp = None
     with suppress(duckdb.Error):
         temp = connection.execute("SELECT current_setting('temp_directory')").fetchone()
@@ -467,6 +480,11 @@ def _close(connection: Connection) -> None:
     connection.close()
     if temp is not None:
         shutil.rmtree(temp[0], ignore_errors=True)
+
+
+def _keep_for_ever(connection: Connection) -> None:
+    """Let nobody ever take it away, not even Python at its end."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def _is_new(postgres: psycopg.Connection[tuple[str]]) -> bool:

@@ -6,7 +6,9 @@ from itertools import count
 import pytest
 
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import files
+from apphub_assets.timestore import files, store
+from apphub_assets.timestore.commits import committing
+from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.flushing import flush
 from tests.timestore.keeping import DAY, Keeper
 
@@ -67,6 +69,24 @@ def test_readers_go_on_when_a_flush_takes_away_what_a_change_of_schema_left(keep
         flush(keeper.lake, keeper.database, keeper.info)
 
     keeper.while_at_work(evolve_and_flush, writers=1)
+
+
+def test_who_deletes_after_a_flush_that_it_does_not_know_of_tries_again(keeper: Keeper):
+    keeper.add()
+    keeper.add(note="new")
+    with keeper.lake.writing() as idle:
+        idle.execute(f"SELECT count(*) FROM {keeper.info.relation}").fetchall()
+        flush(keeper.lake, keeper.database, keeper.info)
+
+    def delete() -> None:
+        with committing(keeper.lake, keeper.database, "delete") as commit:
+            store.delete_rows(commit.connection, keeper.info, ["n < 3"])
+
+    with pytest.raises(LakeConflict):
+        delete()
+    delete()
+    keeper.forget(lambda row: row[2] < 3)
+    keeper.check()
 
 
 @pytest.mark.parametrize(
