@@ -27,6 +27,9 @@ ENOUGH = 8
 # What one commit merges: more would be lost when another commit is in the way.
 COMMIT_BYTES = 256 * MIB
 MOST_MERGES = 16
+# A file is written again without its deleted rows when so many of them are. DuckLake then dates all of a table's
+# deletes to one snapshot, which only those see that expired: it waits until they have.
+DELETED_SHARE = 0.3
 
 Window = tuple[datetime, datetime]
 
@@ -51,6 +54,7 @@ class Compacted:
     after: FileTotals
     merged: int = 0
     created: int = 0
+    rewritten: int = 0
     commits: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -109,6 +113,8 @@ def compact(
     plan = Plan(tiers_of(target), datetime.now(UTC), window)
     try:
         _merge_all(lake, database, dataset, plan, budget, done)
+        if done.postponed is None and has_deletes(database, dataset):
+            _rewrite(lake, database, dataset, done)
     except LakeConflict as error:
         done.postponed = error.message
     with database.reading() as session:
@@ -126,6 +132,12 @@ def next_step(database: Database, dataset: DatasetInfo, plan: Plan) -> Step | No
         if found and (least, most) not in plan.refused:
             return _step(least, most, found)
     return None
+
+
+def has_deletes(database: Database, dataset: DatasetInfo) -> bool:
+    """Whether files are worth to be written again without their deleted rows."""
+    with database.reading() as session:
+        return files.rewritable(session, dataset, DELETED_SHARE) > 0
 
 
 def tiers_of(target: int) -> tuple[int, ...]:
@@ -153,6 +165,19 @@ def _merge_all(
             if not merges:
                 # What looks mergeable here is not to DuckLake; it would be asked again for ever.
                 plan.refused.add((step.least, step.most))
+
+
+def _rewrite(lake: Lake, database: Database, dataset: DatasetInfo, done: Compacted) -> None:
+    with (
+        lake.maintaining() as connection,
+        committing_on(connection, database, f"rewrite {dataset.slug}") as commit,
+    ):
+        rows = commit.connection.execute(
+            f"CALL ducklake_rewrite_data_files('lake', {literal(dataset.table)}, schema => {literal(dataset.area)},"
+            f" delete_threshold => {DELETED_SHARE})"
+        ).fetchall()
+    done.rewritten += sum(row[2] for row in rows)
+    done.commits += 1
 
 
 def _merge(connection: Connection, dataset: DatasetInfo, step: Step) -> list[tuple[int, int]]:

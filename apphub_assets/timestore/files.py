@@ -85,6 +85,20 @@ TOTALS = text(
 )
 
 
+# Files of which much was deleted before the oldest snapshot that is kept, and those of which it was since.
+REWRITABLE = text(
+    """
+    WITH oldest AS (SELECT min(snapshot_id) AS id FROM timestore.ducklake_snapshot), found AS (
+        SELECT greatest(d.begin_snapshot, d.partial_max) AS deleted_at
+        FROM timestore.ducklake_data_file f JOIN timestore.ducklake_delete_file d USING (data_file_id)
+        WHERE f.table_id = :table_id AND f.end_snapshot IS NULL AND d.end_snapshot IS NULL
+            AND d.delete_count >= :share * f.record_count
+    )
+    SELECT count(*) FILTER (WHERE deleted_at <= oldest.id), count(*) FILTER (WHERE deleted_at > oldest.id)
+    FROM found, oldest
+    """
+)
+
 KEPT = text(
     """
     SELECT d.id, d.slug, count(f.data_file_id) AS files, coalesce(sum(f.file_size_bytes), 0)::bigint AS bytes,
@@ -244,6 +258,15 @@ def mergeable(session: Session, dataset: DatasetInfo, tiers: Sequence[int]) -> l
         for row in rows
         if row.files > 1 and row.tier < len(tiers)
     ]
+
+
+def rewritable(session: Session, dataset: DatasetInfo, share: float) -> int:
+    """Files of which that share was deleted, if no snapshot that is kept needs any of them as it was before."""
+    number = table_id(session, dataset)
+    if number is None:
+        return 0
+    ready, too_early = session.execute(REWRITABLE, {"table_id": number, "share": share}).one()
+    return 0 if too_early else int(ready)
 
 
 def partitions(session: Session, dataset: DatasetInfo, before: datetime) -> list[Partition]:

@@ -120,10 +120,10 @@ class Upkeep:
             nonlocal left
             plan = compaction.Plan(compaction.tiers_of(self.lake.target_bytes), now)
             step = compaction.next_step(self.database, info, plan)
-            if step is None:
+            if step is None and not compaction.has_deletes(self.database, info):
                 return None
             if task.dry_run:
-                return {"files": step.files}
+                return {"files": step.files if step else 0}
             budget = compaction.Budget(until - time.monotonic(), left)
             done = compaction.compact(self.lake, self.database, info, budget=budget)
             left -= done.bytes

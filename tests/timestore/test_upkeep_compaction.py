@@ -9,6 +9,7 @@ import pytest
 from apphub_assets.timestore import compaction, store
 from apphub_assets.timestore.commits import committing
 from apphub_assets.timestore.compaction import Budget, compact
+from apphub_assets.timestore.expiry import expire
 from apphub_assets.timestore.flushing import flush
 from apphub_assets.timestore.lake import INLINE_ROWS
 from tests.timestore.keeping import DAY, Keeper
@@ -121,6 +122,23 @@ def test_a_delete_at_the_same_time_wins_and_the_rest_comes_later(keeper: Keeper,
     keeper.forget(lambda row: row[2] < 3)
     keeper.check()
     assert run(keeper).after.files == 2
+    keeper.check()
+
+
+def test_files_are_written_again_without_their_deleted_rows_once_no_snapshot_needs_them(keeper: Keeper):
+    for day in range(2):
+        keeper.add(at=DAY + timedelta(days=day))
+    before, whole = keeper.snapshots()[-1], keeper.model.copy()
+    with committing(keeper.lake, keeper.database, "delete") as commit:
+        store.delete_rows(commit.connection, keeper.info, ["n % 2 = 0"])
+    keeper.forget(lambda row: row[2] % 2 == 0)
+    assert run(keeper).rewritten == 0
+    assert keeper.rows(before) == whole
+    expire(keeper.lake, keeper.database, keeper.settings, datetime.now(UTC) + timedelta(days=8))
+    deleted = keeper.snapshots()[-1]
+    assert run(keeper).rewritten == 2
+    assert run(keeper).rewritten == 0
+    assert keeper.rows(deleted) == keeper.model
     keeper.check()
 
 
