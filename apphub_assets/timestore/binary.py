@@ -1,6 +1,5 @@
 """Parquet files and Arrow streams from outside: checked piece by piece, then read by DuckDB if they are big."""
 
-import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -110,7 +109,7 @@ def _content_of_file(delivery: Delivery, dataset: DatasetInfo | None, body: Body
         stored.append(known or Field(name, "string", is_key=True))
         selected.append(f"{literal(value)} AS {quote(stored[-1].name)}")
     source = File(body.path, body.is_arrow, ", ".join(selected), survey.rows, survey.byte_count)
-    return Content(tuple(stored), source, _digest_of(body.path), survey.span, survey.statistics)
+    return Content(tuple(stored), source, survey.span, survey.statistics)
 
 
 @contextmanager
@@ -322,8 +321,3 @@ def _reading(field: Field, schema: pa.Schema) -> str:
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         return f"CAST({name} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
     return f"CAST({name} AS {field.sql_type})"
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Use case: from what a client delivers to an answer that is given once the batch is durable and readable."""
 
+import hashlib
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -147,7 +148,7 @@ def read_rows(
         objects = objects_of_csv(body, delivery.fields or (dataset.schema.fields if dataset else None))
     check_limits(len(objects), 0, settings)
     content = rows_of_objects(delivery, dataset, objects)
-    return prepare(delivery, dataset, content), content.warnings
+    return prepare(delivery, dataset, content, hashlib.sha256(body).hexdigest()), content.warnings
 
 
 def read_file(
@@ -161,7 +162,9 @@ def read_file(
     """
     dataset = _dataset_of(database, delivery.slug, identity)
     content = rows_of_file(delivery, dataset, body, settings)
-    return prepare(delivery, dataset, content), content.warnings
+    with body.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return prepare(delivery, dataset, content, digest), content.warnings
 
 
 def _dataset_of(database: Database, slug: str, identity: Identity) -> DatasetInfo | None:

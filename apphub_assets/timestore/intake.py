@@ -43,11 +43,10 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Content:
-    """Rows, and what was found out about them: their columns, a hash of them, and what of them is left out."""
+    """Rows, and what was found out about them: their columns, the time that they span, and what of them is left out."""
 
     fields: tuple[Field, ...]
     source: Source
-    digest: str
     span: TimeRange
     statistics: Json
     warnings: tuple[str, ...] = ()
@@ -100,21 +99,23 @@ def rows_of_table(
     return Content(
         fields=tuple(fields),
         source=Rows(table),
-        digest=_digest_of(table),
         span=TimeRange(span["min"].replace(tzinfo=UTC), span["max"].replace(tzinfo=UTC)),
         statistics=_statistics(fields, table),
         warnings=warnings,
     )
 
 
-def prepare(delivery: Delivery, dataset: DatasetInfo | None, content: Content) -> Incoming:
-    """The batch of a delivery; without a key of the client's it is identified by all that it is made of."""
-    span = delivery.time_range or content.span
+def prepare(delivery: Delivery, dataset: DatasetInfo | None, content: Content, digest: str) -> Incoming:
+    """The batch of a delivery; without a key of the client's it is identified by all that was sent.
+
+    `digest` is of the body as it came: what is sent again is the same, whatever the dataset has become meanwhile.
+    """
+    span, given = delivery.time_range or content.span, delivery.time_range
     whole = hashlib.sha256(
         orjson.dumps(
             [
-                delivery.slug, content.digest, [each.to_json() for each in content.fields],
-                sorted(delivery.partition_key.items()), sorted(delivery.attributes.items()), span.start, span.end,
+                delivery.slug, digest, [each.to_json() for each in delivery.fields or ()],
+                sorted(delivery.partition_key.items()), sorted(delivery.attributes.items()), given,
             ]
         )
     ).hexdigest()  # fmt: skip
@@ -280,32 +281,6 @@ def _shown(value: Any) -> Any:
         return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
     # Postgres keeps no NUL in its JSON.
     return value[:LONGEST_STATISTIC].replace("\0", "\ufffd") if isinstance(value, str) else value
-
-
-def _digest_of(table: pa.Table) -> str:
-    digest = _Digest()
-    with pa.ipc.new_stream(pa.PythonFile(digest, mode="w"), table.schema) as stream:
-        stream.write_table(table)
-    return digest.sha256.hexdigest()
-
-
-class _Digest:
-    """A file that keeps only the hash of what was written to it."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _invalid(pointer: str, message: str) -> InvalidRows:

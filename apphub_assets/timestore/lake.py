@@ -193,8 +193,6 @@ class Lake:
         self.prepare()
         access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)
         with self.opened(access) as connection:
-            # Who finds that another commit was first looks again at once: the lock is held meanwhile.
-            connection.execute("SET ducklake_retry_wait_ms = 1")
             connection.execute(f"SET ducklake_target_file_size = '{self.target_bytes}B'")
             yield connection
 
@@ -292,7 +290,9 @@ class Lake:
 
     def _loading(self) -> list[str]:
         statements = [f"LOAD {literal(_extension_file(extension))}" for extension in EXTENSIONS]
-        statements += ["SET TimeZone = 'UTC'", "SET ducklake_max_retry_count = 3", inlining(INLINE_ROWS)]
+        # Who finds that another commit was first looks again at once: the lock is held meanwhile.
+        statements += ["SET ducklake_max_retry_count = 3", "SET ducklake_retry_wait_ms = 1"]
+        statements += ["SET TimeZone = 'UTC'", inlining(INLINE_ROWS)]
         return statements + ([self._s3_secret()] if "s3" in self._schemes else [])
 
     @property

@@ -44,7 +44,7 @@ def replace_window(
             dataset = repository.find_dataset(session, parse_slug(delivery.slug))
         content = rows_of_arrow(delivery, dataset, rows)
         _check_inside(content.span, window)
-        batch = prepare(delivery, dataset, content)
+        batch = prepare(delivery, dataset, content, str(delivery.key))
         try:
             _replace(lake, database, batch, window)
         except (LakeConflict, LakeUnavailable):

@@ -41,7 +41,8 @@ class Host:
         body = Body(folder / f"{number}.parquet", is_arrow=False)
         pq.write_table(rows_of(number, rows), body.path)
         delivery = Delivery(SLUG, key=str(number))
-        return prepare(delivery, dataset, rows_of_file(delivery, dataset, body, self.settings))
+        content = rows_of_file(delivery, dataset, body, self.settings)
+        return prepare(delivery, dataset, content, f"{number}.{rows}")
 
     def send(self, number: int, rows: int = SMALL, *, seconds: float = 20.0) -> Outcome:
         """Write it, and try again for so long."""

@@ -54,7 +54,7 @@ class Keeper:
         with self.database.transaction() as session:
             dataset = repository.find_dataset(session, SLUG)
         delivery = Delivery(SLUG, key=f"batch-{first}", partition_key={"site": site})
-        batch = prepare(delivery, dataset, rows_of_objects(delivery, dataset, objects))
+        batch = prepare(delivery, dataset, rows_of_objects(delivery, dataset, objects), repr(objects))
         written = write(lake or self.lake, self.database, [batch], until=time.monotonic() + 30)[batch.id]
         assert isinstance(written, Written), written
         with self._lock:

@@ -27,7 +27,7 @@ class Maker:
         rows = [{"timestamp": at.isoformat(), "value": 1.5, **columns} for at in moments or [NOON]]
         dataset = self.find(slug)
         delivery = Delivery(slug, key=str(time.monotonic_ns()))
-        batch = prepare(delivery, dataset, rows_of_objects(delivery, dataset, rows))
+        batch = prepare(delivery, dataset, rows_of_objects(delivery, dataset, rows), repr(rows))
         outcome = write(self.lake, self.database, [batch], until=time.monotonic() + 20)[batch.id]
         assert isinstance(outcome, Written), outcome
         return outcome.batch.snapshot_id
