@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from apphub_assets.kit.db import Database
-from apphub_assets.timestore.errors import WindowStraddled
 from apphub_assets.timestore import DatasetIOManager, Timestore
+from apphub_assets.timestore.errors import WindowStraddled
 from apphub_assets.timestore.lake import Lake
 
 DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01", end_date="2026-01-10")
