@@ -308,8 +308,8 @@ def machine(world: World) -> type[RuleBasedStateMachine]:  # noqa: C901 one clas
             assert answer.status_code == 201, answer.text
             self.model.batches[key] = request, answer.json()
             for row in rows:
-                row["timestamp"] = datetime.fromisoformat(row["timestamp"])
-                self.model.rows.append(self.model.defaults | row)
+                moment = datetime.fromisoformat(str(row["timestamp"]))
+                self.model.rows.append(self.model.defaults | row | {"timestamp": moment})
             self.remember()
 
         def remember(self) -> None:

@@ -252,10 +252,12 @@ FILES = """
 """
 MANIFESTS = """
     SELECT * FROM (SELECT id, partition_count, total_rows, total_bytes FROM timestore.manifests) m
-    FULL JOIN (SELECT manifest_id AS id, count(*) AS batches,
-        sum(row_count) AS rows, sum(byte_count) AS bytes FROM timestore.batches
-        WHERE retired_at IS NULL GROUP BY manifest_id) b USING (id)
-    WHERE (partition_count, total_rows, total_bytes) IS DISTINCT FROM (b.batches, b.rows, b.bytes)
+    FULL JOIN (
+        SELECT manifest_id AS id, count(*) AS batches, sum(row_count) AS rows, sum(byte_count) AS bytes
+        FROM timestore.batches WHERE retired_at IS NULL GROUP BY manifest_id
+    ) b USING (id)
+    WHERE (partition_count, total_rows, total_bytes)
+        IS DISTINCT FROM (coalesce(b.batches, 0), coalesce(b.rows, 0), coalesce(b.bytes, 0))
 """
 
 

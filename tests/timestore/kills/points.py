@@ -5,6 +5,7 @@ import signal
 import struct
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -111,7 +112,7 @@ def pass_requests(death: Death) -> None:
     """The same for what an ingest has before its commit, and after it."""
     from apphub_api import ingest  # no need of it where nothing is served
 
-    answer, chunks = ingest._answer, ingest._chunks
+    answer, chunks = ingest.answer_of, ingest._chunks
 
     async def read(*arguments: Any) -> AsyncIterator[bytes]:
         async for chunk in chunks(*arguments):
@@ -122,7 +123,7 @@ def pass_requests(death: Death) -> None:
         death.at(Point.ANSWER)
         return answer(*arguments)
 
-    vars(ingest).update(_answer=reply, _chunks=read)
+    vars(ingest).update(answer_of=reply, _chunks=read)
 
 
 def _start_killer(storage: Path) -> int:
@@ -143,7 +144,8 @@ def _start_killer(storage: Path) -> int:
                     os._exit(0)
         else:
             time.sleep(delay)
-        os.kill(victim, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
     os._exit(0)
 
 
