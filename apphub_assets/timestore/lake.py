@@ -274,6 +274,8 @@ class Lake:
     def _config(self, access: Access) -> dict[str, str | bool | int | float | list[str]]:
         # Of its own: instances that spill into one folder overwrite each other's files.
         temp = self._settings.state / "timestore" / "tmp" / new_id()
+        # DuckDB makes the folder, if it needs one, and none above it.
+        temp.parent.mkdir(parents=True, exist_ok=True)
         return {
             "memory_limit": f"{access.memory_bytes}B",
             "temp_directory": str(temp),
