@@ -318,6 +318,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:  # noqa: C901 one clas
     return Dataset
 
 
+@pytest.mark.timeout(120 + 20 * EXAMPLES)
 def test_a_dataset_has_the_rows_of_a_plain_list_whatever_happens_to_it(world: World):
     run_state_machine_as_test(
         machine(world),
