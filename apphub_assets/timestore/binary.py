@@ -121,8 +121,10 @@ def _opened(body: Body, limits: Settings) -> Iterator[tuple[pa.Schema, Iterator[
                 yield stream.schema, iter(stream)
         else:
             _check_footer(file)
-            with pq.ParquetFile(file) as parquet:
-                _check_size(parquet.metadata, limits)
+            metadata = pq.read_metadata(file)
+            _check_size(metadata, limits)
+            # Texts that a dictionary repeats stay in it until it is known how many bytes they are.
+            with pq.ParquetFile(file, metadata=metadata, read_dictionary=_repeated_texts(metadata)) as parquet:
                 yield parquet.schema_arrow, parquet.iter_batches(PIECE_ROWS)
 
 
@@ -143,6 +145,18 @@ def _check_footer(file: io.BufferedIOBase) -> None:
     if footer[4:] != MAGIC or length > min(LARGEST_FOOTER, size - 8):
         raise InvalidBody("the Parquet file is damaged or cut short: its footer is not where it should be")
     file.seek(0)
+
+
+def _repeated_texts(metadata: pq.FileMetaData) -> list[str]:
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    return sorted(
+        {
+            chunk.path_in_schema
+            for chunk in chunks
+            if chunk.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in each for each in chunk.encodings)
+        }
+    )
 
 
 def _check_size(metadata: pq.FileMetaData, limits: Settings) -> None:
@@ -188,7 +202,7 @@ class _Survey:
         for each in self.fields:
             self._check(each, piece.column(each.name))
         self.rows += piece.num_rows
-        self.byte_count += piece.nbytes
+        self.byte_count += sum(map(_unpacked_bytes, piece.columns))
 
     def check_any(self) -> None:
         """Raises InvalidRows when nothing passed."""
@@ -279,6 +293,25 @@ SCALARS_OF_ARROW = (
     (pa.types.is_large_string, "string"),
     (pa.types.is_string_view, "string"),
 )
+
+
+def _unpacked_bytes(column: pa.Array) -> int:
+    """How much a column takes when each row has its own copy of a value: dictionaries and views share them."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        values = column.dictionary
+        is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        each = pc.binary_length(values) if is_text else pa.array([values.nbytes // max(len(values), 1)] * len(values))
+        return int(column.indices.nbytes) + int(pc.sum(pc.take(each, column.indices)).as_py() or 0)
+    if pa.types.is_string_view(kind):
+        # Each view of 16 bytes begins with its length.
+        views = memoryview(column.buffers()[1]).cast("i")
+        return sum(views[4 * column.offset : 4 * (column.offset + len(column)) : 4])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return 4 * len(column) + _unpacked_bytes(column.flatten())
+    if pa.types.is_struct(kind):
+        return sum(map(_unpacked_bytes, column.flatten()))
+    return int(column.nbytes)
 
 
 def _doubles(column: pa.Array) -> Iterator[pa.Array]:

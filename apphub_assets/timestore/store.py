@@ -116,10 +116,9 @@ def _inlined(connection: Connection, *, few: bool) -> Iterator[None]:
         yield
         return
     connection.execute(inlining(0))
-    try:
-        yield
-    finally:
-        connection.execute(inlining(INLINE_ROWS))
+    yield
+    # Not after an error, which it would hide behind that of an aborted transaction: nobody is lent the instance again.
+    connection.execute(inlining(INLINE_ROWS))
 
 
 def _may_be_inlined(dataset: DatasetInfo, rows: pa.Table) -> bool:

@@ -98,7 +98,6 @@ def repeated(count: int) -> pa.Table:
     return readings(count, word)
 
 
-@pytest.mark.xfail(strict=True, reason="what a dictionary repeats is counted once, and then unpacked into memory")
 def test_a_megabyte_that_an_arrow_stream_repeats_by_its_dictionary(api: Api):
     small = arrow_bytes(repeated(1500))
     assert len(small) < 2 * MIB
@@ -107,7 +106,6 @@ def test_a_megabyte_that_an_arrow_stream_repeats_by_its_dictionary(api: Api):
     assert memory.growth < 512 * MIB
 
 
-@pytest.mark.xfail(strict=True, reason="65,536 rows are unpacked at once, however long their texts are")
 def test_a_megabyte_that_a_parquet_file_repeats_by_its_dictionary(api: Api):
     small = parquet_bytes(repeated(200_000), write_statistics=False, store_schema=False)
     assert len(small) < 2 * MIB

@@ -29,10 +29,6 @@ from tests.timestore.batches import BULK, SMALL, Host, rows_of, size_of
 NUMBERS = count(1)
 # Between two faults, so that they meet a commit at its beginning, in its middle, and some commits get through.
 PAUSES = (0.05, 0.6, 0.2, 1.5, 0.1, 0.9)
-STORAGE_FAILS = pytest.mark.xfail(
-    strict=True,
-    reason="`store._inlined` says that the transaction is aborted instead of what aborted it: a 500, at once",
-)
 
 # --- Postgres -----------------------------------------------------------------------------------------------------
 
@@ -191,7 +187,7 @@ def bulk_of(number: int) -> dict[str, object]:
 @pytest.mark.parametrize(
     "place",
     [
-        pytest.param("storage", id="the lake's folder", marks=STORAGE_FAILS),
+        pytest.param("storage", id="the lake's folder"),
         pytest.param("timestore/staging", id="the folder for bodies"),
     ],
 )
@@ -238,7 +234,6 @@ def refuse(proxy: Proxy) -> None:
     proxy.refuses = True
 
 
-@STORAGE_FAILS
 @pytest.mark.parametrize("fault", [refuse, break_off], ids=["answers 503", "drops the connection mid-upload"])
 def test_an_s3_that_fails_is_a_clear_error_and_nothing_is_half_there(weak_s3: tuple[Proxy, Host], fault):
     proxy, host = weak_s3
@@ -255,7 +250,6 @@ def test_an_s3_that_fails_is_a_clear_error_and_nothing_is_half_there(weak_s3: tu
     assert host.found() == {0: BULK, 1: BULK}
 
 
-@STORAGE_FAILS
 @pytest.mark.parametrize("fault", [refuse, break_off], ids=["answers 503", "drops the connection mid-upload"])
 def test_an_s3_that_recovers_in_time_is_waited_for(weak_s3: tuple[Proxy, Host], fault):
     proxy, host = weak_s3
