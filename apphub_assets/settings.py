@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     storage_url: str | None = Field(None, description="Folder or s3:// URL for files; default <home>/storage.")
     public_url: str | None = Field(None, description="Address people use, when a proxy stands in front.")
 
-    # S3, for a storage_url of s3://; without keys, those of the machine or the pod
+    # S3, for a storage_url of s3://
     s3_endpoint_url: str | None = Field(None, description="S3 server other than Amazon's; else AWS_ENDPOINT_URL.")
     s3_region: str = Field("us-east-1", description="S3 region; else AWS_REGION.")
     s3_access_key_id: SecretStr | None = Field(None, description="S3 access key; else AWS_ACCESS_KEY_ID.")
