@@ -16,7 +16,7 @@ import pytest
 
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import QueryTooLong
-from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.lake import Lake, inlining
 from apphub_assets.timestore.querying import run
 from apphub_assets.timestore.rendering import FORMATS, Format
 from apphub_assets.timestore.spec import DatasetInfo
@@ -54,7 +54,8 @@ def kinds(lake: Lake) -> DatasetInfo:
     """A row of every kind, and one of nothing."""
     dataset = dataset_of(KINDS)
     make(lake, dataset)
-    with lake.writing(inline=False) as connection:
+    with lake.writing() as connection:
+        connection.execute(inlining(0))
         for row in (NONE, FULL):
             connection.execute(f"INSERT INTO {dataset.relation} {row}")
     return dataset
