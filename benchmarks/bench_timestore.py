@@ -38,6 +38,8 @@ from apphub_assets.timestore.lake import Lake
 
 CLIENTS = 32
 SITES = 500
+# More than are inlined.
+ROWS_OF_A_FILE = 1500
 START = "2026-01-01"
 FIELDS = [
     {"name": "timestamp", "type": "timestamp"},
@@ -308,9 +310,9 @@ def bench_growth(hub: Hub, files: int, repeats: int) -> None:
     """The same rows in few files and in many, then in those that compaction leaves of many."""
     day = {"start": f"{START}T00:00:00Z", "end": f"{START}T23:59:59Z"}
     query = {"timeRange": day, "filters": {"columns": {"site": {"eq": "s7"}}}}
-    rows = files * 1000
+    rows = files * ROWS_OF_A_FILE
     fill(hub, "few", rows, per_file=rows // 10)
-    fill(hub, "many", rows, per_file=1000)
+    fill(hub, "many", rows, per_file=ROWS_OF_A_FILE)
     times = {slug: ask(hub, slug, query, repeats) for slug in ("few", "many")}
     print(
         f"{len(files_of(hub.settings, 'few'))} files: p95 {times['few']:.1f} ms; {files} files: {times['many']:.1f} ms"
