@@ -11,12 +11,12 @@ from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore import repository, store
 from apphub_assets.timestore.binary import rows_of_arrow
 from apphub_assets.timestore.commits import committing
-from apphub_assets.timestore.errors import InvalidRows, LakeConflict, LakeUnavailable, WindowStraddled
+from apphub_assets.timestore.errors import DatasetInactive, InvalidRows, LakeConflict, LakeUnavailable, WindowStraddled
 from apphub_assets.timestore.evolution import evolve
 from apphub_assets.timestore.intake import Delivery, prepare
 from apphub_assets.timestore.lake import Lake, literal
 from apphub_assets.timestore.receipt import Retired
-from apphub_assets.timestore.spec import DatasetInfo, TimeRange, parse_slug, quote
+from apphub_assets.timestore.spec import DatasetInfo, Status, TimeRange, parse_slug, quote
 from apphub_assets.timestore.writing import FIRST_PAUSE, Incoming, Plan, Written, new_dataset, note, shape
 
 PATIENCE_SECONDS = 60.0
@@ -34,6 +34,7 @@ def replace_window(
     Raises:
         InvalidRows: a value does not fit, or a row is outside of the window.
         IncompatibleSchema: the columns do not go with those that are there.
+        DatasetInactive: it is archived.
         WindowStraddled: a batch that was ingested lies across an end of the window.
         LakeConflict, LakeUnavailable: for longer than a minute.
     """
@@ -63,6 +64,8 @@ def replace_window(
 def _replace(lake: Lake, database: Database, batch: Incoming, window: TimeRange | None) -> None:
     with database.reading() as session:
         known = repository.find_dataset(session, batch.slug)
+        if known is not None and known.status is not Status.ACTIVE:
+            raise DatasetInactive(f"dataset {known.slug} is archived; set its status to active first")
         dataset = known or new_dataset(session, batch)
         if window is not None and repository.straddles(session, dataset.id, window):
             raise WindowStraddled(

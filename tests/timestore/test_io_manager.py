@@ -10,11 +10,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from sqlalchemy import text, update
 
 from apphub_assets.kit.db import Database
 from apphub_assets.timestore import DatasetIOManager, Timestore
-from apphub_assets.timestore.errors import WindowStraddled
+from apphub_assets.timestore.errors import DatasetInactive, WindowStraddled
 from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.models import Dataset
 
 DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01", end_date="2026-01-10")
 HOURS = 24
@@ -132,6 +134,15 @@ def test_a_window_that_cuts_a_batch_is_not_replaced(timestore: Timestore):
     assert rows_of(timestore) == HOURS
 
 
+def test_an_archived_dataset_is_not_replaced(timestore: Timestore, database: Database):
+    timestore.write("temperatures", temperatures("2026-01-01"))
+    with database.transaction() as session:
+        session.execute(update(Dataset).values(status="inactive"))
+    with pytest.raises(DatasetInactive):
+        timestore.write("temperatures", temperatures("2026-01-01").slice(1))
+    assert rows_of(timestore) == HOURS
+
+
 def test_a_partition_key_narrows_what_is_replaced(timestore: Timestore):
     day = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
     for site in ("north", "south", "south"):
@@ -141,8 +152,6 @@ def test_a_partition_key_narrows_what_is_replaced(timestore: Timestore):
 
 
 def test_the_manifest_counts_what_is_there(timestore: Timestore, database: Database):
-    from sqlalchemy import text
-
     for _ in range(3):
         timestore.write("temperatures", temperatures("2026-01-01"))
     with database.reading() as session:
