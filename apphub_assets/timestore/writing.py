@@ -124,13 +124,24 @@ def write(lake: Lake, database: Database, wanted: Sequence[Incoming], *, until: 
                 _commit(lake, database, plans)
         except (LakeConflict, LakeUnavailable, OperationalError, PoolTimeout) as error:
             if time.monotonic() > until:
-                return outcomes | dict.fromkeys((batch.id for batch in waiting), error)
+                return outcomes | dict.fromkeys((batch.id for batch in waiting), _gave_up(error))
             log.info("ingest.retried", reason=clean(error))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         except (AppHubError, duckdb.Error) as error:
             outcomes |= _apart(lake, database, waiting, until, error)
     return outcomes
+
+
+def _gave_up(error: Exception) -> Exception:
+    """What is told when time is up: an attempt whose end is unknown may have written the batch."""
+    if isinstance(error, LakeConflict):
+        return error
+    return LakeUnavailable(
+        f"the batch could not be written in time, or it is not known that it was: {clean(error)};"
+        " send it again as it is, it will not be there twice",
+        retry_after=5,
+    )
 
 
 def _apart(
