@@ -473,7 +473,7 @@ def _close(connection: Connection) -> None:
         _keep_for_ever(connection)
         return
     except duckdb.Error:
-        pass
+        pass  # there is no transaction to roll back
     temp = None
     with suppress(duckdb.Error):
         temp = connection.execute("SELECT current_setting('temp_directory')").fetchone()

@@ -6,7 +6,7 @@ import pytest
 
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import LakeConflict, StorageMoved
-from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.lake import Access, Lake
 
 
 @pytest.fixture
@@ -147,3 +147,16 @@ def test_rows_that_are_inlined_after_a_change_by_another_are_in_their_columns(la
         )
         other.execute("CALL ducklake_flush_inlined_data('lake')")
     assert ask(lake, "SELECT site, kind FROM lake.readings ORDER BY ts") == [("north", "air"), ("south", "soil")]
+
+
+def test_each_instance_spills_into_a_folder_of_its_own_that_goes_with_it(readings: Lake, lake_settings: Settings):
+    spill = "CREATE TEMP TABLE t AS SELECT i, md5(i::VARCHAR) AS m FROM range(2000000) t(i)"
+    little = Access(read_only=False, memory_bytes=64 * 2**20)
+    with readings.opened(little) as one, readings.opened(little) as other:
+        for connection in (one, other):
+            connection.execute(spill)
+        folders = list((lake_settings.state / "timestore" / "tmp").iterdir())
+        assert len(folders) == 2
+        for connection in (one, other):
+            assert connection.execute("SELECT count(*) FROM t WHERE m = md5(i::VARCHAR)").fetchone() == (2_000_000,)
+    assert not any(folder.exists() for folder in folders)
