@@ -45,7 +45,10 @@ Key = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=LONGEST_KEY,
-        description="Names the batch within its dataset, for good: sent again it is answered again, and written once.",
+        description=(
+            "Names the batch within its dataset for as long as its rows are there, and APPHUB_BATCH_RETENTION_DAYS"
+            " longer: sent again it is answered again, and written once."
+        ),
     ),
 ]
 
