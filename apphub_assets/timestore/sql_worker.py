@@ -15,6 +15,7 @@ import re
 import resource
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -240,18 +241,20 @@ def _tell_apart(columns: list[dict[str, str]]) -> list[str]:
 # --- Forms of an answer
 
 
-class Form:
+class Form(ABC):
     """Rows as lines. `documents` says which columns are JSON already."""
 
     def __init__(self, names: list[str], documents: list[bool]) -> None:
         self.names = names
         self.documents = documents
 
+    @abstractmethod
     def line(self, row: Sequence[Any]) -> bytes:
-        raise NotImplementedError
+        """A row."""
 
+    @abstractmethod
     def frame(self, lines: list[bytes]) -> bytes:
-        raise NotImplementedError
+        """The lines as one document."""
 
 
 class JsonForm(Form):
