@@ -16,7 +16,7 @@ from apphub_api.deps import Db, ReadDb
 from apphub_assets.errors import InvalidInput
 from apphub_assets.kit.cursor import decode_number
 from apphub_assets.kit.view import View
-from apphub_assets.timestore import datasets, history
+from apphub_assets.timestore.admin import datasets, history
 from apphub_assets.timestore.paging import AccessQuery, BatchQuery, read_batch_cursor
 from apphub_assets.timestore.views import AccessView, ManifestView, SchemaChangeView, SnapshotView
 

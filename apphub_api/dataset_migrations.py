@@ -8,8 +8,9 @@ from pydantic import ConfigDict, Field
 from apphub_api.deps import Caller, Correlation, Platform, requires
 from apphub_assets.identity.spec import Scope
 from apphub_assets.kit.view import View
-from apphub_assets.timestore import migrating, spec
-from apphub_assets.timestore.ingestion import caller_of
+from apphub_assets.timestore import spec
+from apphub_assets.timestore.admin import migrating
+from apphub_assets.timestore.ingest.service import caller_of
 
 router = APIRouter(tags=["datasets"])
 

@@ -13,10 +13,10 @@ from apphub_assets.identity.spec import Identity, Scope
 from apphub_assets.timestore import repository
 from apphub_assets.timestore.access import check_read
 from apphub_assets.timestore.errors import DatasetNotFound
-from apphub_assets.timestore.explaining import explain
-from apphub_assets.timestore.query import Query
-from apphub_assets.timestore.querying import Plan, plan_query, run
-from apphub_assets.timestore.rendering import FORMATS, Format
+from apphub_assets.timestore.query.explaining import explain
+from apphub_assets.timestore.query.language import Query
+from apphub_assets.timestore.query.rendering import FORMATS, Format
+from apphub_assets.timestore.query.service import Plan, plan_query, run
 from apphub_assets.timestore.spec import DatasetInfo
 
 router = APIRouter(tags=["timestore"])

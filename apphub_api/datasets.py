@@ -16,13 +16,13 @@ from apphub_api.platform import Platform as PlatformState
 from apphub_assets.errors import AppHubError, InvalidInput
 from apphub_assets.identity.spec import Identity, Scope
 from apphub_assets.kit.view import View
-from apphub_assets.timestore import datasets
-from apphub_assets.timestore.datasets import Parts
-from apphub_assets.timestore.declaration import Declaration
+from apphub_assets.timestore.admin import datasets
+from apphub_assets.timestore.admin.datasets import Parts
+from apphub_assets.timestore.admin.declaration import Declaration
+from apphub_assets.timestore.ingest.writing import Caller
 from apphub_assets.timestore.paging import DatasetQuery, read_dataset_cursor
 from apphub_assets.timestore.spec import Granularity, Status
 from apphub_assets.timestore.views import DatasetView, RemovalView, RetentionView, StorageTargetView, dataset_view
-from apphub_assets.timestore.writing import Caller
 
 router = APIRouter(tags=["datasets"])
 

@@ -17,9 +17,10 @@ from apphub_api.idempotency import REPLAYED
 from apphub_api.limits import BodyTooLarge
 from apphub_api.platform import Platform as PlatformState
 from apphub_assets.identity.spec import Identity, Scope
-from apphub_assets.timestore.binary import Body
 from apphub_assets.timestore.errors import InvalidBody, LakeUnavailable
-from apphub_assets.timestore.ingestion import (
+from apphub_assets.timestore.ingest.binary import Body
+from apphub_assets.timestore.ingest.intake import Delivery, time_range
+from apphub_assets.timestore.ingest.service import (
     LONGEST_KEY,
     Form,
     IngestAnswer,
@@ -31,10 +32,9 @@ from apphub_assets.timestore.ingestion import (
     read_rows,
     staging_folder,
 )
-from apphub_assets.timestore.intake import Delivery, time_range
-from apphub_assets.timestore.sources import File
+from apphub_assets.timestore.ingest.sources import File
+from apphub_assets.timestore.ingest.writing import Written
 from apphub_assets.timestore.spec import parse_fields
-from apphub_assets.timestore.writing import Written
 
 router = APIRouter(tags=["timestore"])
 Warnings = tuple[str, ...]

@@ -17,9 +17,12 @@ from apphub_assets.identity.spec import Scope
 from apphub_assets.kit.ids import new_id
 from apphub_assets.kit.view import Instant, View, format_instant
 from apphub_assets.orchestrator import JobRun, RunNotFound, RunStatus
-from apphub_assets.timestore import files, repository
+from apphub_assets.timestore import repository
 from apphub_assets.timestore.errors import DatasetNotFound
-from apphub_assets.timestore.lifecycle import (
+from apphub_assets.timestore.models import Access
+from apphub_assets.timestore.spec import DatasetInfo
+from apphub_assets.timestore.upkeep import files
+from apphub_assets.timestore.upkeep.lifecycle import (
     DATASET_TAG,
     DRY_RUN_TAG,
     JOB,
@@ -29,9 +32,7 @@ from apphub_assets.timestore.lifecycle import (
     run_config,
     run_tags,
 )
-from apphub_assets.timestore.models import Access
-from apphub_assets.timestore.spec import DatasetInfo
-from apphub_assets.timestore.upkeep import Outcome, Task, Upkeep
+from apphub_assets.timestore.upkeep.service import Outcome, Task, Upkeep
 from apphub_assets.timestore.views import AccessView, access_view
 
 router = APIRouter(tags=["datasets"])

@@ -14,9 +14,9 @@ from apphub_assets.kit.db import Database
 from apphub_assets.launches.keeper import Keeper
 from apphub_assets.orchestrator import Orchestrator
 from apphub_assets.settings import Settings
+from apphub_assets.timestore.ingest.writer import Writer
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.sql_processes import SqlProcesses
-from apphub_assets.timestore.writer import Writer
+from apphub_assets.timestore.sql.processes import SqlProcesses
 
 
 class Platform:

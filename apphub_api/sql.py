@@ -10,10 +10,11 @@ from pydantic import ConfigDict, Field
 from apphub_api.deps import Caller, Db, Platform, ReadDb, requires
 from apphub_assets.identity.spec import Scope
 from apphub_assets.kit.view import View
-from apphub_assets.timestore import saved, sql_service
 from apphub_assets.timestore.errors import SqlExecNotOffered, SqlFormatUnknown
-from apphub_assets.timestore.saved import SavedQueryView
-from apphub_assets.timestore.sql_service import Reading, SchemaView, Statement
+from apphub_assets.timestore.sql import saved
+from apphub_assets.timestore.sql import service as sql_service
+from apphub_assets.timestore.sql.saved import SavedQueryView
+from apphub_assets.timestore.sql.service import Reading, SchemaView, Statement
 
 router = APIRouter(tags=["sql"])
 

@@ -8,7 +8,7 @@ from apphub_assets.launches import definitions as launches
 from apphub_assets.resources import Platform
 from apphub_assets.search import definitions as search
 from apphub_assets.timestore import definitions as timestore
-from apphub_assets.timestore import upkeep_assets as upkeep
+from apphub_assets.timestore.upkeep import assets as upkeep
 
 # The one Definitions in sight here: Dagster refuses a module that shows it several.
 defs = dg.Definitions.merge(

@@ -11,7 +11,7 @@ import dagster as dg
 from apphub_assets.events import service as events
 from apphub_assets.idempotency import service as idempotency
 from apphub_assets.resources import Platform
-from apphub_assets.timestore import history
+from apphub_assets.timestore.admin import history
 
 RUNS_AT_ONCE = 500
 

@@ -33,8 +33,9 @@ import pyarrow.parquet as pq
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings, with_driver
 from apphub_assets.stack.throwaway import throwaway_database
-from apphub_assets.timestore import compaction, repository
+from apphub_assets.timestore import repository
 from apphub_assets.timestore.lake import Lake
+from apphub_assets.timestore.upkeep import compaction
 
 CLIENTS = 32
 SITES = 500

@@ -22,11 +22,11 @@ from apphub_assets.kit.db import Database
 from apphub_assets.settings import load_settings
 from apphub_assets.timestore import repository
 from apphub_assets.timestore.errors import DatasetNotFound
-from apphub_assets.timestore.intake import Delivery
+from apphub_assets.timestore.ingest.intake import Delivery
+from apphub_assets.timestore.ingest.replacing import replace_window
+from apphub_assets.timestore.ingest.writing import Caller, Written
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.replacing import replace_window
 from apphub_assets.timestore.spec import TimeRange, parse_slug, quote
-from apphub_assets.timestore.writing import Caller, Written
 
 SUBJECT = "dagster"
 

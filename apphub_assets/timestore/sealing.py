@@ -5,12 +5,12 @@ from datetime import datetime
 
 from apphub_assets.kit.db import Database
 from apphub_assets.timestore import lineage, repository
-from apphub_assets.timestore.compaction import Compacted, compact
 from apphub_assets.timestore.errors import DatasetNotFound
-from apphub_assets.timestore.flushing import flush
 from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.lineage import Window
 from apphub_assets.timestore.spec import DatasetInfo, quote
+from apphub_assets.timestore.upkeep.compaction import Compacted, compact
+from apphub_assets.timestore.upkeep.flushing import flush
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore.errors import LakeConflict
-from apphub_assets.timestore.evolution import Change
+from apphub_assets.timestore.ingest.evolution import Change
 from apphub_assets.timestore.lake import INLINE_ROWS, Connection, inlining, literal
 from apphub_assets.timestore.spec import DatasetInfo, Field, Granularity, quote
 

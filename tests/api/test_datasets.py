@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from apphub_assets.events import service as events
-from apphub_assets.timestore import history
+from apphub_assets.timestore.admin import history
 from tests.api.test_errors import check_problem
 from tests.fixtures.api import bearer
 from tests.fixtures.timestore import FIELDS

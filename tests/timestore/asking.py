@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.query import Query
-from apphub_assets.timestore.querying import Plan, plan_query, run
-from apphub_assets.timestore.rendering import FORMATS
+from apphub_assets.timestore.query.language import Query
+from apphub_assets.timestore.query.rendering import FORMATS
+from apphub_assets.timestore.query.service import Plan, plan_query, run
 from apphub_assets.timestore.spec import DatasetInfo, Granularity, Schema, Status, quote
 
 JANUARY = {"start": "2025-01-01T00:00:00Z", "end": "2025-01-31T23:59:59.999Z"}

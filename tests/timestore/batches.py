@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings, load_settings
-from apphub_assets.timestore import compaction, files, flushing, repository
-from apphub_assets.timestore.binary import Body, rows_of_file
-from apphub_assets.timestore.intake import Delivery, prepare
+from apphub_assets.timestore import repository
+from apphub_assets.timestore.ingest.binary import Body, rows_of_file
+from apphub_assets.timestore.ingest.intake import Delivery, prepare
+from apphub_assets.timestore.ingest.writing import Incoming, Outcome, Written, write
 from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.spec import DatasetInfo
-from apphub_assets.timestore.writing import Incoming, Outcome, Written, write
+from apphub_assets.timestore.upkeep import compaction, files, flushing
 
 SMALL, BULK = 10, 30_000
 SLUG = "readings"

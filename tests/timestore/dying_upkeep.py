@@ -8,9 +8,10 @@ from typing import Any
 
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import load_settings
-from apphub_assets.timestore import commits, compaction, expiry, flushing, purging, repository, sweeping, trimming
+from apphub_assets.timestore import commits, repository
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.retention import Mode, Retention
+from apphub_assets.timestore.upkeep import compaction, expiry, flushing, purging, sweeping, trimming
+from apphub_assets.timestore.upkeep.retention import Mode, Retention
 
 DIED = 86
 

@@ -14,10 +14,10 @@ from sqlalchemy import text
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
 from apphub_assets.timestore import repository
-from apphub_assets.timestore.intake import Delivery, prepare, rows_of_objects
+from apphub_assets.timestore.ingest.intake import Delivery, prepare, rows_of_objects
+from apphub_assets.timestore.ingest.writing import Written, write
 from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.spec import DatasetInfo
-from apphub_assets.timestore.writing import Written, write
 
 DAY = datetime(2026, 3, 2, tzinfo=UTC)
 SLUG = "readings"

@@ -7,11 +7,11 @@ from sqlalchemy import update
 
 from apphub_assets.kit.db import Database
 from apphub_assets.timestore import repository
-from apphub_assets.timestore.intake import Delivery, prepare, rows_of_objects
+from apphub_assets.timestore.ingest.intake import Delivery, prepare, rows_of_objects
+from apphub_assets.timestore.ingest.writing import Written, write
 from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.models import Dataset
 from apphub_assets.timestore.spec import DatasetInfo
-from apphub_assets.timestore.writing import Written, write
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 

@@ -9,15 +9,22 @@ from sqlalchemy import text
 from apphub_assets.resources import Platform
 from apphub_assets.retention import expire_accesses
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import datasets, history, store
-from apphub_assets.timestore.datasets import Parts
-from apphub_assets.timestore.declaration import Declaration, merged
+from apphub_assets.timestore import store
+from apphub_assets.timestore.admin import datasets, history
+from apphub_assets.timestore.admin.datasets import Parts
+from apphub_assets.timestore.admin.declaration import Declaration, merged
 from apphub_assets.timestore.errors import DatasetExists, DatasetHasRows, InvalidDataset, LakeConflict
+from apphub_assets.timestore.ingest.writing import Caller
 from apphub_assets.timestore.lake import Lake
 from apphub_assets.timestore.paging import AccessQuery
-from apphub_assets.timestore.retention import Mode, Retention, default_retention, effective_retention, parse_policy
 from apphub_assets.timestore.spec import Granularity, Status
-from apphub_assets.timestore.writing import Caller
+from apphub_assets.timestore.upkeep.retention import (
+    Mode,
+    Retention,
+    default_retention,
+    effective_retention,
+    parse_policy,
+)
 from tests.fixtures.timestore import FIELDS, Timestore
 
 NAMED = {"slug": "observations", "name": "Observations"}

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import LakeUnavailable
-from apphub_assets.timestore.writing import Outcome, Written
+from apphub_assets.timestore.ingest.writing import Outcome, Written
 from tests.api.test_errors import check_problem
 from tests.api.test_ingest_refusals import as_parquet
 from tests.fixtures.faults import Proxy, proxied

@@ -33,10 +33,12 @@ from sqlalchemy import text
 
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import binary, compaction, expiry, flushing, repository, sweeping, trimming
+from apphub_assets.timestore import repository
+from apphub_assets.timestore.ingest import binary
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.retention import Mode, Retention
 from apphub_assets.timestore.spec import DatasetInfo
+from apphub_assets.timestore.upkeep import compaction, expiry, flushing, sweeping, trimming
+from apphub_assets.timestore.upkeep.retention import Mode, Retention
 from tests.api.test_ingest_refusals import ARROW, PARQUET, arrow_bytes, parquet_bytes
 from tests.fixtures.postgres import copy_of
 from tests.timestore.kills.harness import MANIFESTS

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pytest
 
-from apphub_assets.timestore.buckets import Buckets
 from apphub_assets.timestore.errors import InvalidQuery
-from apphub_assets.timestore.query import Downsample
+from apphub_assets.timestore.query.buckets import Buckets
+from apphub_assets.timestore.query.language import Downsample
 from apphub_assets.timestore.spec import TimeRange
 
 at = datetime.fromisoformat

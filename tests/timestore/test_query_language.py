@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from apphub_assets.timestore.errors import InvalidQuery
-from apphub_assets.timestore.query import Query, parse_instant
+from apphub_assets.timestore.query.language import Query, parse_instant
 
 RANGE = {"start": "2025-01-01T00:00:00Z", "end": "2025-01-02T00:00:00Z"}
 COUNT = [{"fn": "count"}]

@@ -17,8 +17,8 @@ import pytest
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import QueryTooLong
 from apphub_assets.timestore.lake import Lake, inlining
-from apphub_assets.timestore.querying import run
-from apphub_assets.timestore.rendering import FORMATS, Format
+from apphub_assets.timestore.query.rendering import FORMATS, Format
+from apphub_assets.timestore.query.service import run
 from apphub_assets.timestore.spec import DatasetInfo
 from tests.timestore.asking import FIELDS, dataset_of, insert, make, planned, rendered
 

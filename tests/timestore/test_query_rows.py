@@ -7,9 +7,9 @@ import pytest
 
 from apphub_assets.kit.cursor import InvalidCursor
 from apphub_assets.timestore.errors import InvalidQuery
-from apphub_assets.timestore.explaining import explain
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.query import Query
+from apphub_assets.timestore.query.explaining import explain
+from apphub_assets.timestore.query.language import Query
 from apphub_assets.timestore.spec import DatasetInfo, Schema
 from tests.timestore.asking import FIELDS, JANUARY, ROWS, Ask, answer, dataset_of, insert, make, planned
 

@@ -15,9 +15,9 @@ import pytest
 
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import compaction, flushing
-from apphub_assets.timestore.sweeping import sweep
-from apphub_assets.timestore.writing import Written
+from apphub_assets.timestore.ingest.writing import Written
+from apphub_assets.timestore.upkeep import compaction, flushing
+from apphub_assets.timestore.upkeep.sweeping import sweep
 from tests.fixtures.s3 import KEY, SECRET, LakeOnS3, files
 from tests.timestore.batches import BULK, SLUG, SMALL, Host, size_of
 

@@ -4,7 +4,7 @@ import duckdb
 import pytest
 
 from apphub_assets.errors import AppHubError
-from apphub_assets.timestore import sql
+from apphub_assets.timestore.sql import guard
 
 DATASETS = {"readings", "my-data", "a.b"}
 
@@ -16,7 +16,7 @@ def connection():
 
 
 def used(connection: duckdb.DuckDBPyConnection, statement: str) -> set[str]:
-    return sql.check(sql.parse(connection, statement), DATASETS, statement)
+    return guard.check(guard.parse(connection, statement), DATASETS, statement)
 
 
 def refused(connection: duckdb.DuckDBPyConnection, statement: str) -> AppHubError:
@@ -268,7 +268,7 @@ def test_a_slug_with_a_dot_has_to_be_quoted_and_the_error_says_so(connection):
 
 
 # Scalar, aggregate and macro functions of DuckDB that statements may not call. A new DuckDB that brings others makes
-# the test below fail: look at each and put it here, or into sql_functions.txt.
+# the test below fail: look at each and put it here, or into functions.txt.
 LEFT_OUT = """
     aggregate alias array_to_string_comma_default can_cast_implicitly cast_to_type col_description combine
     constant_or_null create_sort_key current_catalog current_connection_id current_database current_query
@@ -290,8 +290,8 @@ def test_each_function_of_duckdb_is_either_allowed_or_left_out_on_purpose(connec
     known = {name for (name,) in found.fetchall()}
     left_out = set(LEFT_OUT.split())
 
-    unsettled = {name for name in known - sql.FUNCTIONS - left_out if not name.startswith(LEFT_OUT_FAMILIES)}
+    unsettled = {name for name in known - guard.FUNCTIONS - left_out if not name.startswith(LEFT_OUT_FAMILIES)}
     assert unsettled == set()
-    assert sql.FUNCTIONS - known == {"unnest"}  # the parser's own
-    assert not sql.FUNCTIONS & left_out
-    assert {name for name in sql.FUNCTIONS if name.startswith(LEFT_OUT_FAMILIES)} == OF_A_FAMILY_AND_YET_ALLOWED
+    assert guard.FUNCTIONS - known == {"unnest"}  # the parser's own
+    assert not guard.FUNCTIONS & left_out
+    assert {name for name in guard.FUNCTIONS if name.startswith(LEFT_OUT_FAMILIES)} == OF_A_FAMILY_AND_YET_ALLOWED

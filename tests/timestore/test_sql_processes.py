@@ -31,8 +31,8 @@ from apphub_assets.timestore.errors import (
     SqlProcessFailed,
 )
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.sql_processes import WORKER, Answer, Question, SqlProcesses
-from apphub_assets.timestore.sql_worker import Job, Opening, answer, lock, open_lake
+from apphub_assets.timestore.sql.processes import WORKER, Answer, Question, SqlProcesses
+from apphub_assets.timestore.sql.worker import Job, Opening, answer, lock, open_lake
 from tests.timestore.test_sql import ESCAPES
 
 TABLES = {
@@ -414,7 +414,7 @@ def test_processes_end_with_whoever_started_them_however_that_ends(make: Ask, la
     make()
     script = (
         "import sys, json, time; from pathlib import Path; from apphub_assets.settings import Settings;"
-        "from apphub_assets.timestore.lake import Lake; from apphub_assets.timestore.sql_processes import *;"
+        "from apphub_assets.timestore.lake import Lake; from apphub_assets.timestore.sql.processes import *;"
         "settings = Settings(home=Path(sys.argv[1]), database_url=sys.argv[2]);"
         "processes = SqlProcesses(Lake(settings), settings); processes.warm();"
         "print('waits', flush=True); processes.run(Question(sys.argv[3], [], 'json', {}))"

@@ -6,12 +6,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from apphub_assets.timestore import compaction, store
+from apphub_assets.timestore import store
 from apphub_assets.timestore.commits import committing
-from apphub_assets.timestore.compaction import Budget, compact
-from apphub_assets.timestore.expiry import expire
-from apphub_assets.timestore.flushing import flush
 from apphub_assets.timestore.lake import INLINE_ROWS
+from apphub_assets.timestore.upkeep import compaction
+from apphub_assets.timestore.upkeep.compaction import Budget, compact
+from apphub_assets.timestore.upkeep.expiry import expire
+from apphub_assets.timestore.upkeep.flushing import flush
 from tests.timestore.keeping import DAY, Keeper
 
 LONG = Budget(60.0, 2**40)

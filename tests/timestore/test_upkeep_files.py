@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import expiry, sweeping
-from apphub_assets.timestore.compaction import compact
-from apphub_assets.timestore.expiry import LakeInconsistent, expire
-from apphub_assets.timestore.ingestion import staging_folder
-from apphub_assets.timestore.sweeping import sweep
+from apphub_assets.timestore.ingest.service import staging_folder
+from apphub_assets.timestore.upkeep import expiry, sweeping
+from apphub_assets.timestore.upkeep.compaction import compact
+from apphub_assets.timestore.upkeep.expiry import LakeInconsistent, expire
+from apphub_assets.timestore.upkeep.sweeping import sweep
 from tests.timestore.keeping import Keeper
 
 FILE = 1001

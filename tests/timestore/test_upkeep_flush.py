@@ -6,10 +6,11 @@ from itertools import count
 import pytest
 
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import files, store
+from apphub_assets.timestore import store
 from apphub_assets.timestore.commits import committing
 from apphub_assets.timestore.errors import LakeConflict
-from apphub_assets.timestore.flushing import flush
+from apphub_assets.timestore.upkeep import files
+from apphub_assets.timestore.upkeep.flushing import flush
 from tests.timestore.keeping import DAY, Keeper
 
 

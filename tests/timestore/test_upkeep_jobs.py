@@ -9,12 +9,13 @@ from sqlalchemy import update
 
 from apphub_assets.resources import Platform
 from apphub_assets.settings import Settings
-from apphub_assets.timestore import compaction, upkeep_assets
-from apphub_assets.timestore.lifecycle import JOB, TAGS, Operation, run_config
 from apphub_assets.timestore.models import Batch, Dataset
 from apphub_assets.timestore.resources import LakeResource
 from apphub_assets.timestore.spec import Status
-from apphub_assets.timestore.upkeep import Task, Upkeep
+from apphub_assets.timestore.upkeep import assets as upkeep_assets
+from apphub_assets.timestore.upkeep import compaction
+from apphub_assets.timestore.upkeep.lifecycle import JOB, TAGS, Operation, run_config
+from apphub_assets.timestore.upkeep.service import Task, Upkeep
 from tests.timestore.keeping import DAY, Keeper
 
 FILE = 1001

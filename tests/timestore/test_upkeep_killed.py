@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from apphub_assets.timestore.compaction import compact
-from apphub_assets.timestore.expiry import expire
-from apphub_assets.timestore.flushing import flush
-from apphub_assets.timestore.sweeping import sweep
+from apphub_assets.timestore.upkeep.compaction import compact
+from apphub_assets.timestore.upkeep.expiry import expire
+from apphub_assets.timestore.upkeep.flushing import flush
+from apphub_assets.timestore.upkeep.sweeping import sweep
 from tests.timestore.dying_upkeep import DIED
 from tests.timestore.keeping import Keeper
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from apphub_assets.timestore import purging, trimming
 from apphub_assets.timestore.models import Access, Batch, Dataset, Manifest
-from apphub_assets.timestore.retention import Mode, Retention
 from apphub_assets.timestore.spec import Status
+from apphub_assets.timestore.upkeep import purging, trimming
+from apphub_assets.timestore.upkeep.retention import Mode, Retention
 from tests.timestore.keeping import DAY, SLUG, Keeper
 
 TEN_DAYS = Retention(Mode.TIME, 240.0, None, 0.0)

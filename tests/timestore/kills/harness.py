@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.lake import Lake
-from apphub_assets.timestore.sweeping import sweep
+from apphub_assets.timestore.upkeep.sweeping import sweep
 from tests.fixtures.postgres import Postgres
 from tests.timestore.kills.clients import Batch, Clients, Ledger
 from tests.timestore.kills.points import OF_API, OF_UPKEEP, Plan, Point

@@ -27,7 +27,7 @@ SETTINGS = load_settings()
 # By role, what is slow to load and would be loaded by the first batch at the latest.
 WARM = {
     "api": ("apphub_api.app", "uvicorn", "pandas", "pyarrow.dataset", "pyarrow.substrait"),
-    "upkeep": ("apphub_assets.timestore.compaction",),
+    "upkeep": ("apphub_assets.timestore.upkeep.compaction",),
 }
 
 

@@ -1,0 +1,1 @@
+"""What people who administer datasets do with them."""

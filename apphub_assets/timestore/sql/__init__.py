@@ -1,0 +1,1 @@
+"""Read-only SQL over the datasets of a caller, in a process of its own."""
