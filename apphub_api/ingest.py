@@ -1,11 +1,12 @@
 """POST /datasets/{slug}/ingest (contract C.2)."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -38,6 +39,7 @@ from apphub_assets.timestore.spec import parse_fields
 
 router = APIRouter(tags=["timestore"])
 Warnings = tuple[str, ...]
+PIECE_BYTES = 2**20
 
 Key = Annotated[
     str | None,
@@ -129,17 +131,36 @@ async def _from_disk(
     settings = platform.settings
     with NamedTemporaryFile(dir=staging_folder(settings)) as file:
         try:
-            async for chunk in _chunks(request, settings.ingest_max_bytes):
-                await run_in_threadpool(file.write, chunk)
-            file.flush()
+            digest = await _put_aside(file, _pieces(_chunks(request, settings.ingest_max_bytes)))
         except OSError as error:
             raise LakeUnavailable(f"the body can't be put aside: {error.strerror}", retry_after=30) from error
-        body = Body(Path(file.name), form is Form.ARROW)
+        body = Body(Path(file.name), form is Form.ARROW, digest)
         async with platform.unpacking:
             batch, warnings = await run_in_threadpool(read_file, platform.database, caller, delivery, body, settings)
             if isinstance(batch.source, File):
                 return await run_in_threadpool(platform.writer.write_now, batch), warnings
     return await asyncio.wrap_future(platform.writer.submit(batch)), warnings
+
+
+async def _put_aside(file: IO[bytes], pieces: AsyncIterator[bytes]) -> str:
+    """Write the body to the file, each piece while the next arrives; returns its SHA-256."""
+    digest = hashlib.sha256()
+
+    def put(piece: bytes) -> None:
+        file.write(piece)
+        digest.update(piece)
+
+    last: asyncio.Future[None] | None = None
+    try:
+        async for piece in pieces:
+            if last is not None:
+                await last
+            last = asyncio.ensure_future(run_in_threadpool(put, piece))
+    finally:
+        if last is not None:
+            await last
+    file.flush()
+    return digest.hexdigest()
 
 
 async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -152,6 +173,17 @@ async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
             yield chunk
     except ClientDisconnect:
         raise InvalidBody("the body did not arrive whole; send it again") from None
+
+
+async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in pieces that are worth the way to another thread."""
+    gathered = bytearray()
+    async for chunk in chunks:
+        gathered += chunk
+        if len(gathered) >= PIECE_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)
 
 
 def _json_array(given: str) -> list[Any]:

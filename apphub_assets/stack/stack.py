@@ -39,6 +39,8 @@ from apphub_assets.stack.supervisor import Child, Report, Supervisor, end_leftov
 
 PROJECT = Path(apphub_assets.__file__).parent.parent
 DAGSTER_HOME = PROJECT / "dagster_home"
+# A backfill waits for a code server that starts again, instead of failing.
+PATIENT_BACKFILLS = {"DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1"}
 READY_ATTEMPTS = 300
 # A stop is promised to take 10 s; what the engine leaves of them, Dagster and the database need.
 ENGINE_SECONDS = 6.0
@@ -95,7 +97,7 @@ class Stack:
         given = {f"APPHUB_{name.upper()}": getattr(self.settings, name) for name in self.settings.model_fields_set}
         written = {name: _text(value) for name, value in given.items() if value is not None}
         roots = ",".join(filter(None, [self.settings.git_local_roots, str(self.layout.samples)]))
-        ours = {"PYTHONUNBUFFERED": "1", "APPHUB_GIT_LOCAL_ROOTS": roots}
+        ours = {"PYTHONUNBUFFERED": "1", "APPHUB_GIT_LOCAL_ROOTS": roots, **PATIENT_BACKFILLS}
         return dict(os.environ) | written | ours | self.exports()
 
     def api(self) -> Child:

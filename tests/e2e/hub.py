@@ -23,6 +23,7 @@ Json = dict[str, Any]
 RECOVERY = 60.0
 FINAL = {"ready", "failed"}
 BUILT = {"succeeded", "failed", "canceled"}
+UNDER_WAY = {"REQUESTED", "CANCELING", "FAILING"}
 
 # A step of a build that goes on when somebody opens the gate, see `Hub.finish_build`.
 GATE = "RUN until rm /gate 2>/dev/null; do sleep 0.1; done"
@@ -59,7 +60,7 @@ mutation Backfill($params: LaunchBackfillParams!) {
 
 BACKFILL_STATUS = """
 query Status($id: String!) {
-  result: partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
+  result: partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } }
 }"""
 
 
@@ -207,3 +208,15 @@ class Hub:
 
     def backfill_status(self, backfill: str) -> str:
         return self.graphql(BACKFILL_STATUS, id=backfill)["status"]
+
+    def backfilled(self, backfill: str) -> None:
+        """Wait for the end of a backfill, which must be a good one; the daemon looks at it twice a minute."""
+
+        def over() -> Json | None:
+            found = self.graphql(BACKFILL_STATUS, id=backfill)
+            return None if found["status"] in UNDER_WAY else found
+
+        assert eventually(over, "the end of the backfill", 4 * RECOVERY) == {
+            "status": "COMPLETED_SUCCESS",
+            "error": None,
+        }

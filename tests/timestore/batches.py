@@ -39,7 +39,7 @@ class Host:
             dataset = repository.find_dataset(session, SLUG)
         folder = self.settings.state / "staging"
         folder.mkdir(parents=True, exist_ok=True)
-        body = Body(folder / f"{number}.parquet", is_arrow=False)
+        body = Body(folder / f"{number}.parquet", is_arrow=False, digest="")
         pq.write_table(rows_of(number, rows), body.path)
         delivery = Delivery(SLUG, key=str(number))
         content = rows_of_file(delivery, dataset, body, self.settings)

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -37,10 +38,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Body:
-    """A file on disk that is said to be one or the other."""
+    """A file on disk that is said to be one or the other, and the SHA-256 of its bytes in hexadecimal digits."""
 
     path: Path
     is_arrow: bool
+    digest: str
 
     @property
     def kind(self) -> str:
@@ -59,7 +61,7 @@ def rows_of_file(delivery: Delivery, dataset: DatasetInfo | None, body: Body, li
     try:
         with _opened(body, limits) as (schema, pieces):
             survey = _Survey(schema, _fields_of(schema), dataset)
-            for piece in pieces:
+            for piece in _ahead(pieces):
                 survey.add(piece)
                 check_limits(survey.rows, survey.byte_count, limits)
                 if survey.rows > SMALL_ROWS or survey.byte_count > SMALL_BYTES:
@@ -126,6 +128,15 @@ def _opened(body: Body, limits: Settings) -> Iterator[tuple[pa.Schema, Iterator[
             # Texts that a dictionary repeats stay in it until it is known how many bytes they are.
             with pq.ParquetFile(file, metadata=metadata, read_dictionary=_repeated_texts(metadata)) as parquet:
                 yield parquet.schema_arrow, parquet.iter_batches(PIECE_ROWS)
+
+
+def _ahead(pieces: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same pieces; while one is looked at, the next is unpacked."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, pieces, None)
+        while (piece := following.result()) is not None:
+            following = pool.submit(next, pieces, None)
+            yield piece
 
 
 def _check_end(file: io.BufferedIOBase) -> None:

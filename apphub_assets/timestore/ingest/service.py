@@ -169,9 +169,7 @@ def read_file(
     """
     dataset = _dataset_of(database, delivery.slug, identity)
     content = rows_of_file(delivery, dataset, body, settings)
-    with body.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return prepare(delivery, dataset, content, digest), content.warnings
+    return prepare(delivery, dataset, content, body.digest), content.warnings
 
 
 def _dataset_of(database: Database, slug: str, identity: Identity) -> DatasetInfo | None:

@@ -14,6 +14,8 @@ from apphub_assets.timestore.lake import Connection, literal
 from apphub_assets.timestore.spec import DatasetInfo
 
 INCOMING = "incoming"
+# DuckDB's threads take a piece each.
+PIECE_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class File:
             yield
             return
         with pa.OSFile(str(self.path)) as file, pa.ipc.open_stream(file) as reader:
-            connection.register(INCOMING, reader)
+            pieces = (batch.slice(first, PIECE_ROWS) for batch in reader for first in range(0, len(batch), PIECE_ROWS))
+            connection.register(INCOMING, pa.RecordBatchReader.from_batches(reader.schema, pieces))
             try:
                 yield
             finally:
