@@ -50,8 +50,11 @@ class Settings(BaseSettings):
     # S3, for a storage_url of s3://
     s3_endpoint_url: str | None = Field(None, description="S3 server other than Amazon's; else AWS_ENDPOINT_URL.")
     s3_region: str = Field("us-east-1", description="S3 region; else AWS_REGION.")
-    s3_access_key_id: SecretStr | None = Field(None, description="S3 access key; else AWS_ACCESS_KEY_ID.")
+    s3_access_key_id: SecretStr | None = Field(
+        None, description="S3 access key; else AWS_ACCESS_KEY_ID, else what AWS's profile or role gives."
+    )
     s3_secret_access_key: SecretStr | None = Field(None, description="S3 secret key; else AWS_SECRET_ACCESS_KEY.")
+    s3_session_token: SecretStr | None = Field(None, description="Of temporary keys; else AWS_SESSION_TOKEN.")
 
     # Timestore
     storage_targets: dict[str, str] = Field(
@@ -201,6 +204,7 @@ CUSTOMARY = {
     "s3_region": "AWS_REGION",
     "s3_access_key_id": "AWS_ACCESS_KEY_ID",
     "s3_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "s3_session_token": "AWS_SESSION_TOKEN",
 }
 
 

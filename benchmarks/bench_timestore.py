@@ -271,9 +271,14 @@ def bench_queries(hub: Hub, rows: int, repeats: int) -> None:
     day = {"start": f"{START}T00:00:00Z", "end": f"{START}T23:59:59Z"}
     of_site = {"columns": {"site": {"eq": "s7"}}}
     hourly = {"intervalUnit": "hour", "intervalSize": 1, "aggregations": [{"fn": "avg", "column": "value"}]}
-    everything = {"start": "2000-01-01T00:00:00Z", "end": "2100-01-01T00:00:00Z"}
+    everything = {"start": "2000-01-01T00:00:00Z", "end": "2060-01-01T00:00:00Z"}
     whole = {"intervalUnit": "month", "intervalSize": 1200, "aggregations": [{"fn": "avg", "column": "value"}]}
+    daily = {
+        "intervalUnit": "day",
+        "aggregations": [{"fn": "avg", "column": "value"}, {"fn": "max", "column": "count"}],
+    }
     where = f"timestamp >= '{START}' AND timestamp < '{START}'::TIMESTAMP + INTERVAL 1 DAY AND site = 's7'"
+    always = "timestamp >= '2000-01-01' AND timestamp <= '2060-01-01'"
     cases: dict[str, tuple[Json, str, float, float]] = {
         "a day of one series": (
             {"timeRange": day, "filters": of_site, "limit": 500_000},
@@ -286,7 +291,12 @@ def bench_queries(hub: Hub, rows: int, repeats: int) -> None:
         ),
         "all of it in one number": (
             {"timeRange": everything, "downsample": whole},
-            "SELECT avg(value) FROM {}", 1.2, 0,
+            f"SELECT avg(value) FROM {{}} WHERE {always}", 1.2, 0,
+        ),
+        "all of it by the day and site": (
+            {"timeRange": everything, "downsample": daily, "columns": ["site"]},
+            f"SELECT date_trunc('day', timestamp) AS t, site, avg(value), max(count) FROM {{}} WHERE {always} GROUP BY ALL",
+            1.2, 0,
         ),
     }  # fmt: skip
     files = files_of(hub.settings, "big")

@@ -27,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from apphub_assets.errors import AppHubError
 from apphub_assets.kit.ids import new_id
 from apphub_assets.settings import Settings
+from apphub_assets.timestore import s3
 from apphub_assets.timestore.errors import (
     LakeBusy,
     LakeConflict,
@@ -249,7 +250,7 @@ class Lake:
         if not pool.free.acquire(timeout=self._settings.query_timeout):
             raise LakeBusy("every connection to the lake is in use; try again", retry_after=5)
         try:
-            loan = _Loan(pool.take_idle() or self._open(access))
+            loan = _Loan(self._taken(pool) or self._open(access))
             try:
                 with translated():
                     yield loan
@@ -259,6 +260,13 @@ class Lake:
             pool.idle.put(loan.connection)
         finally:
             pool.free.release()
+
+    def _taken(self, pool: "_Pool") -> Connection | None:
+        connection = pool.take_idle()
+        if connection is not None and "s3" in self._schemes:
+            # The keys that it has may have ended.
+            connection.execute(self._s3_secret())
+        return connection
 
     def _open(self, access: Access) -> Connection:
         connection = duckdb.connect(":memory:", config=self._config(access))
@@ -306,16 +314,7 @@ class Lake:
         return {urlsplit(url).scheme for url in self._urls}
 
     def _s3_secret(self) -> str:
-        settings = self._settings
-        options = {"REGION": settings.s3_region}
-        if settings.s3_access_key_id and settings.s3_secret_access_key:
-            options["KEY_ID"] = settings.s3_access_key_id.get_secret_value()
-            options["SECRET"] = settings.s3_secret_access_key.get_secret_value()
-        if settings.s3_endpoint_url:
-            endpoint = urlsplit(settings.s3_endpoint_url)
-            options |= {"ENDPOINT": endpoint.netloc, "URL_STYLE": "path"}
-            options["USE_SSL"] = "true" if endpoint.scheme == "https" else "false"
-        written = ", ".join(f"{name} {literal(value)}" for name, value in options.items())
+        written = ", ".join(f"{name} {literal(value)}" for name, value in s3.secret(self._settings).items())
         return f"CREATE OR REPLACE SECRET storage (TYPE s3, {written})"
 
     @cached_property

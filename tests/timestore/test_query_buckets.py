@@ -138,3 +138,12 @@ def test_a_grid_of_too_many_buckets_is_refused():
     with pytest.raises(InvalidQuery, match="more than 100000 buckets") as refused:
         buckets.grid()
     assert refused.value.pointers[0][0] == "/downsample/gapFill"
+
+
+@pytest.mark.parametrize("unit", ["second", "minute", "hour", "day", "week", "month"])
+@pytest.mark.parametrize("size", [1, 7, 1200])
+def test_a_range_within_one_bucket_has_the_same_one(unit: str, size: int):
+    for moment in (at("0001-01-01"), at("1969-12-31T23:59:59"), at("1970-01-05"), at("2026-02-28T12:30:15")):
+        alone = buckets_of(unit, size, None, moment, moment)
+        among = buckets_of(unit, size, None, at("0001-01-01"), at("9999-12-31"))
+        assert starts(alone, [moment]) == starts(among, [moment]), moment

@@ -160,6 +160,22 @@ def test_gaps_of_nothing_are_nothing(lake: Lake, dataset: DatasetInfo):
     assert hourly(lake, dataset, total("count"), columns=["site"], **fill)["rows"] == []
 
 
+def test_all_rows_are_in_one_bucket_and_none_in_none(lake: Lake, readings: DatasetInfo):
+    century = {"intervalUnit": "month", "intervalSize": 1200}
+
+    def since(start: str, **body: Any) -> list[list[Any]]:
+        span = {"start": start, "end": "2060-01-01T00:00:00Z"}
+        return hourly(lake, readings, total("count"), timeRange=span, downsample=century, **body)["rows"]
+
+    whole = {"timestamp": "1970-01-01T00:00:00.000Z", "count": 5}
+    assert since("2000-01-01T00:00:00Z") == [whole]
+    assert since("2000-01-01T00:00:00Z", columns=["site"]) == [
+        whole | {"site": "east", "count": 3},
+        whole | {"site": "west", "count": 2},
+    ]
+    assert since("2031-01-01T00:00:00Z") == since("2031-01-01T00:00:00Z", columns=["site"]) == []
+
+
 @pytest.mark.parametrize(
     ("aggregation", "columns", "pointer"),
     [

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
+from pydantic import SecretStr
 
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
+from apphub_assets.timestore import s3
 from apphub_assets.timestore.ingest.writing import Written
 from apphub_assets.timestore.upkeep import compaction, flushing
 from apphub_assets.timestore.upkeep.sweeping import sweep
@@ -174,3 +177,16 @@ def by_bare_ducklake(one: Host) -> tuple[object, ...]:
     )
     assert done.returncode == 0, done.stderr
     return tuple(json.loads(done.stdout))
+
+
+def test_without_keys_those_are_taken_that_the_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    profile = tmp_path / "credentials"
+    profile.write_text(
+        "[default]\naws_access_key_id = id\naws_secret_access_key = hidden\naws_session_token = for now\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    monkeypatch.setattr(s3, "_found", [])
+    of_machine = s3.secret(Settings(s3_region="eu-central-1"))
+    given = s3.secret(Settings(s3_access_key_id=SecretStr("mine"), s3_secret_access_key=SecretStr("too")))
+    assert of_machine == {"REGION": "eu-central-1", "KEY_ID": "id", "SECRET": "hidden", "SESSION_TOKEN": "for now"}
+    assert given == {"REGION": "us-east-1", "KEY_ID": "mine", "SECRET": "too"}

@@ -28,7 +28,7 @@ WIDTHS = {
 # Changes of clocks are followed in these years; no change is so soon after another that a week would miss both.
 FIRST, LAST, STEP = datetime(1900, 1, 1), datetime(2100, 1, 1), timedelta(days=7)  # noqa: DTZ001 as in the lake: UTC
 BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
+EPOCH, MONDAY = datetime(1970, 1, 1), datetime(1970, 1, 5)  # noqa: DTZ001
 NONE = timedelta(0)
 
 
@@ -50,9 +50,16 @@ class Buckets:
 
     def label(self, instant: str) -> str:
         """What rows are grouped by: the bucket's start or, where `start` has to make that of it, its local time."""
+        if self._only is not None:
+            return _literal(self._only)
         if self._is_local:
             return self._pick(self._segments, instant, lambda segment: self._floor(_shift(instant, segment.offset)))
         return self._pick(self._segments, instant, lambda segment: self._start_in(segment, instant))
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the label of all rows is the same constant."""
+        return self._only is not None
 
     def start(self, label: str) -> str:
         """When the bucket of a label begins."""
@@ -108,8 +115,31 @@ class Buckets:
         if self.downsample.size == 1:
             # The same, a little faster.
             return f"date_trunc('{self.downsample.unit}', {local})"
-        origin = "1970-01-05" if self.downsample.unit == Unit.WEEK else "1970-01-01"
-        return f"time_bucket({self._interval}, {local}, TIMESTAMP '{origin}')"
+        return f"time_bucket({self._interval}, {local}, {_literal(self._origin)})"
+
+    @cached_property
+    def _only(self) -> datetime | None:
+        """The start of the one bucket that the range is in: then rows need not be asked for their times."""
+        if self.downsample.zone is not None:
+            return None
+        try:
+            start, last = (self._start_of(moment) for moment in (self.range.start, self.range.end))
+        except (OverflowError, ValueError):  # it is before the year 1
+            return None
+        return start if start == last else None
+
+    def _start_of(self, moment: datetime) -> datetime:
+        """The same as `_floor`, of one moment in UTC."""
+        size = self.downsample.size
+        if self.downsample.unit != Unit.MONTH:
+            return self._origin + (moment - self._origin) // self._width * self._width
+        months = (12 * (moment.year - self._origin.year) + moment.month - 1) // size * size
+        years, month = divmod(months, 12)
+        return datetime(self._origin.year + years, month + 1, 1)  # noqa: DTZ001
+
+    @property
+    def _origin(self) -> datetime:
+        return MONDAY if self.downsample.unit == Unit.WEEK else EPOCH
 
     def _start_in(self, segment: Segment, instant: str) -> str:
         floor = self._floor(_shift(instant, segment.offset))

@@ -29,8 +29,7 @@ def downsampled(
     keys = [quote(field.name) for field in dimensions]
     bucket = f"{buckets.label(quote(selection.time.name))} AS {quote(TIME)}"
     shown = ", ".join([bucket, *keys, *(f"{sql} AS {quote(field.name)}" for field, sql in totals)])
-    groups = ", ".join(str(1 + index) for index in range(1 + len(keys)))
-    grouped = f"SELECT {shown} FROM {selection.relation} WHERE {selection.where} GROUP BY {groups}"
+    grouped = f"SELECT {shown} FROM {selection.relation} WHERE {selection.where} {_groups(buckets, len(keys))}"
     if downsample.gap_fill:
         filled = [
             _filling(downsample.gap_fill, aggregation, field)
@@ -41,6 +40,12 @@ def downsampled(
     names = ", ".join([*keys, *(quote(field.name) for field in fields)])
     sql = f"SELECT {buckets.start(quote(TIME))} AS {quote(TIME)}, {names} FROM ({grouped})"
     return sql, (Field(TIME, "timestamp"), *dimensions, *fields)
+
+
+def _groups(buckets: Buckets, keys: int) -> str:
+    """By the first columns; a constant is not grouped by, which takes as long as all the rest."""
+    groups = [str(1 + index) for index in range(int(buckets.is_one), 1 + keys)]
+    return f"GROUP BY {', '.join(groups)}" if groups else "HAVING count(*) > 0"
 
 
 def _check_names(downsample: Downsample, dimensions: tuple[Field, ...], fields: list[Field]) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
+from apphub_assets.timestore import s3
 from apphub_assets.timestore.commits import exclusive
 
 PREFIXES = ("ducklake-", "tmp_ducklake-")
@@ -108,7 +109,8 @@ class Storage:
     """A place on its filesystem."""
 
     def __init__(self, place: Place, settings: Settings) -> None:
-        self._files: Any = fsspec.filesystem(urlsplit(place.files).scheme or "file", **_options(place.files, settings))
+        scheme = urlsplit(place.files).scheme or "file"
+        self._files: Any = fsspec.filesystem(scheme, **(s3.filesystem_options(settings) if scheme == "s3" else {}))
         self.root = str(self._files._strip_protocol(place.files)).rstrip("/")  # noqa: SLF001 its name for it
         self.quarantine = str(self._files._strip_protocol(place.quarantine)).rstrip("/")  # noqa: SLF001
 
@@ -219,16 +221,3 @@ def _written(details: dict[str, Any]) -> datetime:
     if isinstance(given, int | float):
         return datetime.fromtimestamp(given, UTC)
     return given.astimezone(UTC) if isinstance(given, datetime) else datetime.max.replace(tzinfo=UTC)
-
-
-def _options(url: str, settings: Settings) -> dict[str, Any]:
-    """How fsspec reaches an S3 server; other filesystems take their own configuration."""
-    if urlsplit(url).scheme != "s3":
-        return {}
-    options: dict[str, Any] = {"client_kwargs": {"region_name": settings.s3_region}}
-    if settings.s3_endpoint_url:
-        options["endpoint_url"] = settings.s3_endpoint_url
-    if settings.s3_access_key_id and settings.s3_secret_access_key:
-        options["key"] = settings.s3_access_key_id.get_secret_value()
-        options["secret"] = settings.s3_secret_access_key.get_secret_value()
-    return options
