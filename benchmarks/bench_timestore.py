@@ -295,7 +295,7 @@ def bench_queries(hub: Hub, rows: int, repeats: int) -> None:
         ),
         "all of it by the day and site": (
             {"timeRange": everything, "downsample": daily, "columns": ["site"]},
-            f"SELECT date_trunc('day', timestamp) t, site, avg(value), max(count) FROM {{}} WHERE {always} GROUP BY t, site",
+            f"SELECT timestamp::DATE AS t, site, avg(value), max(count) FROM {{}} WHERE {always} GROUP BY t, site",
             1.2, 0,
         ),
     }  # fmt: skip
@@ -351,6 +351,7 @@ def bench_growth(hub: Hub, files: int, repeats: int) -> None:
 
 def ask(hub: Hub, slug: str, query: Json, repeats: int) -> float:
     with httpx.Client(base_url=hub.url, timeout=300) as http:
+        http.post(f"/datasets/{slug}/query", json=query).raise_for_status()
         taken = [
             timed(lambda: http.post(f"/datasets/{slug}/query", json=query).raise_for_status()) for _ in range(repeats)
         ]
