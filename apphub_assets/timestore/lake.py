@@ -229,11 +229,10 @@ class Lake:
                 return
             with translated(), psycopg.connect(self._conninfo, autocommit=True) as postgres:
                 postgres.execute("SELECT pg_advisory_lock(%s)", [PREPARATION])
-                if _is_new(postgres):
+                if _lacks_triggers(postgres):
                     self._make()
-                    _put_trigger(postgres)
-                else:
-                    self._check_storage(postgres)
+                    _put_triggers(postgres)
+                self._check_storage(postgres)
                 for name, url in self._settings.storage_targets.items():
                     self._add_target(postgres, name, url)
             self._is_prepared = True
@@ -488,19 +487,24 @@ def _keep_for_ever(connection: Connection) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
-def _is_new(postgres: psycopg.Connection[tuple[str]]) -> bool:
-    """Whether there is no lake yet, or one whose making was cut short before its trigger was there."""
+def _lacks_triggers(postgres: psycopg.Connection[tuple[str]]) -> bool:
+    """Whether there is no lake yet, or one whose making was cut short, or that is of before one of its triggers."""
     found = postgres.execute(
-        "SELECT tgname::text FROM pg_trigger WHERE tgname = 'write_receipt'"
-        " AND tgrelid = to_regclass('timestore.ducklake_snapshot_changes')"
+        "SELECT count(*)::text FROM pg_trigger WHERE (tgname, tgrelid) IN"
+        " (('write_receipt', to_regclass('timestore.ducklake_snapshot_changes')),"
+        " ('leave_gap', to_regclass('timestore.ducklake_table_stats')))"
     ).fetchone()
-    return found is None
+    return found != ("2",)
 
 
-def _put_trigger(postgres: psycopg.Connection[tuple[str]]) -> None:
+def _put_triggers(postgres: psycopg.Connection[tuple[str]]) -> None:
     postgres.execute(
         "CREATE OR REPLACE TRIGGER write_receipt AFTER INSERT ON timestore.ducklake_snapshot_changes"
         " FOR EACH ROW EXECUTE FUNCTION timestore.write_receipt()"
+    )
+    postgres.execute(
+        "CREATE OR REPLACE TRIGGER leave_gap BEFORE INSERT OR UPDATE OF next_row_id ON timestore.ducklake_table_stats"
+        " FOR EACH ROW EXECUTE FUNCTION timestore.leave_gap()"
     )
 
 

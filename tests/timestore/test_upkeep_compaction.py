@@ -50,6 +50,23 @@ def test_a_merged_file_is_sorted(keeper: Keeper):
     assert found == sorted(found)
 
 
+def test_a_row_keeps_its_number_whatever_it_is_sorted_between(keeper: Keeper):
+    """Pages of an answer go on after the number of the last row."""
+
+    def numbers() -> dict[int, int]:
+        with keeper.lake.query(f"SELECT n, rowid FROM {keeper.info.relation}") as found:
+            return dict(found.read_all().select(["n", "rowid"]).to_pandas().to_numpy().tolist())
+
+    for _ in range(3):
+        keeper.add()
+    before = numbers()
+    assert run(keeper).after.files == 1
+    keeper.add()
+    assert numbers().items() >= before.items()
+    run(keeper)
+    assert numbers().items() >= before.items()
+
+
 def _paths(keeper: Keeper) -> list[tuple]:
     prefix = f"{keeper.info.area}/{keeper.info.table}/"
     return keeper.catalog(f"SELECT '{prefix}' || path FROM timestore.ducklake_data_file WHERE end_snapshot IS NULL")
