@@ -57,7 +57,7 @@ async def read_attempt(request: Request, response: Response, db: Db, caller: Cal
     body = await _body(request)
     key = key or _key_in(body)
     claim = Claim(caller.subject, request.method, request.url.path, key, body) if key else None
-    return Attempt(db, claim, request.scope["route"].status_code, response)
+    return Attempt(db, claim, request.scope["route"].status_code or 200, response)
 
 
 def once(endpoint: Callable[..., View]) -> Callable[..., View | Response]:

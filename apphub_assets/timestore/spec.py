@@ -98,7 +98,7 @@ class Field:
 
 
 def _parsed_type(name: str, kind: Any, given: Json, pointer: str, depth: int) -> tuple[str, tuple[Field, ...]]:
-    if kind in SCALARS:
+    if isinstance(kind, str) and kind in SCALARS:
         return kind, ()
     if isinstance(kind, str) and (match := DECIMAL.fullmatch(kind.replace(" ", "").lower())):
         precision, scale = int(match[1]), int(match[2])

@@ -121,6 +121,15 @@ class TestCreating:
         assert again.headers["idempotency-replayed"] == "true"
         assert (again.status_code, again.json()) == (201, first.json())
 
+    @pytest.mark.parametrize("change", ["archive", "restore"])
+    def test_a_change_with_a_key_is_done_once(self, api, change):
+        create(api)
+        first, again = (api.post(f"{ADMIN}/observations/{change}", headers={"Idempotency-Key": "1"}) for _ in range(2))
+
+        assert first.status_code == again.status_code == 200
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.json() == first.json()
+
     @pytest.mark.parametrize(
         ("body", "pointer"),
         [

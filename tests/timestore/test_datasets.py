@@ -102,6 +102,7 @@ class TestDeclaration:
             ({"schema": {"fields": [FIELDS[1]]}}, "/timestampColumn"),
             ({"schema": {"fields": FIELDS}, "timestamp_column": "value"}, "/timestampColumn"),
             ({"schema": {"fields": [{"name": "x", "type": "blob"}]}}, "/schema/fields/0/type"),
+            ({"schema": {"fields": [{"name": "x", "type": ["string"]}]}}, "/schema/fields/0/type"),
             ({"retention": {"rules": {"maxAgeHours": -1}}}, "/retention/rules/maxAgeHours"),
         ],
     )
