@@ -129,6 +129,7 @@ ESCAPES = {
     "WITH pg_tables AS (FROM pg_tables) FROM pg_tables": "sql_unknown_dataset",
     "WITH RECURSIVE a AS (FROM pg_tables), pg_tables AS (SELECT 1) FROM a": "sql_unknown_dataset",
     "WITH RECURSIVE pg_tables AS (FROM pg_tables UNION ALL SELECT 1) FROM pg_tables": "sql_unknown_dataset",
+    'WITH "duc\u212adb_tables" AS (SELECT 1) FROM duckdb_tables': "sql_unknown_dataset",
     "SELECT (WITH pg_tables AS (SELECT 1) SELECT 1) FROM pg_tables": "sql_unknown_dataset",
     "(WITH pg_tables AS (SELECT 1) SELECT 1) UNION ALL FROM pg_tables": "sql_unknown_dataset",
     "WITH x AS (WITH pg_tables AS (SELECT 1) FROM pg_tables) FROM x, pg_tables": "sql_unknown_dataset",

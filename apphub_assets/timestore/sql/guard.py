@@ -5,6 +5,7 @@ node, table, function. Names of tables are resolved as DuckDB does, a common tab
 """
 
 import json
+import string
 from collections.abc import Collection
 from importlib.resources import files
 from typing import Any
@@ -38,6 +39,9 @@ NODES = {
     "ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER",
     "ORDER_DEFAULT", "ASCENDING", "DESCENDING",
 }  # fmt: skip
+
+# As DuckDB compares names. Python's `lower` also makes a k of the Kelvin sign, and so another name.
+FOLDING = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 Json = dict[str, Any]
 Scope = frozenset[str]
@@ -120,14 +124,14 @@ class _Check:
         elif kind == "TABLE_FUNCTION":
             inner["function"] = self._table_function(node["function"])
         elif kind == "RECURSIVE_CTE_NODE":
-            self._waiting.append((inner.pop("right"), scope | {node["cte_name"].lower()}))
+            self._waiting.append((inner.pop("right"), scope | {folded(node["cte_name"])}))
         self._waiting += [(value, scope) for value in inner.values()]
 
     def _with_ctes(self, given: Json, scope: Scope) -> Scope:
         """Each sees those before it; itself only where it is recursive, which its own node says."""
         for entry in given.get("map", []):
             self._waiting.append((entry["value"], scope))
-            scope |= {entry["key"].lower()}
+            scope |= {folded(entry["key"])}
         return scope
 
     def _expression(self, node: Json) -> None:
@@ -137,7 +141,7 @@ class _Check:
             self._function(node, FUNCTIONS)
 
     def _function(self, node: Json, allowed: Collection[str]) -> None:
-        name, schema = node["function_name"].lower(), node.get("schema", "")
+        name, schema = folded(node["function_name"]), node.get("schema", "")
         if name not in allowed or schema not in FUNCTION_SCHEMAS or node.get("catalog"):
             shown = ".".join(part for part in (node.get("catalog"), schema, node["function_name"]) if part)
             raise self._refusal(node, f"function {shown} is not offered here; docs/decisions/sql.md says which are")
@@ -148,11 +152,11 @@ class _Check:
         return {name: value for name, value in function.items() if name not in {"class", "type", "function_name"}}
 
     def _table(self, node: Json, scope: Scope) -> None:
-        name = node["table_name"].lower()
+        name = folded(node["table_name"])
         parts = [node.get("catalog_name"), node.get("schema_name")]
         shown = ".".join(part for part in (*parts, node["table_name"]) if part)
         if any(parts):
-            hint = f'; write "{shown}" in double quotes' if shown.lower() in self._datasets else ""
+            hint = f'; write "{shown}" in double quotes' if folded(shown) in self._datasets else ""
             raise self._refusal(node, f"table {shown}: a dataset is read by its slug alone{hint}")
         if name in scope:
             return
@@ -168,6 +172,11 @@ class _Check:
 
     def _position(self, node: Json) -> int | None:
         return characters(self._sql, node.get("query_location"))
+
+
+def folded(name: str) -> str:
+    """A name as DuckDB compares it."""
+    return name.translate(FOLDING)
 
 
 def characters(sql: str, position: str | int | None) -> int | None:
