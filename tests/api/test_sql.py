@@ -129,6 +129,22 @@ def test_what_is_refused(filled: TestClient, sql: str, status: int, code: str):
     check_problem(read(filled, sql), status, code)
 
 
+@pytest.mark.parametrize("params", ['["\\ud800"]', '{"\\ud800": 1}'])
+def test_parameters_that_are_no_values_are_refused(api: TestClient, params: str):
+    content = f'{{"sql": "SELECT $1", "params": {params}}}'
+    answer = api.post("/sql/read", content=content, headers={"content-type": "application/json"})
+
+    check_problem(answer, 400, "invalid_sql")
+
+
+def test_a_parameter_may_be_nested_deeply(api: TestClient):
+    nested: list[Any] = [1]
+    for _ in range(400):
+        nested = [nested]
+
+    assert read(api, "SELECT len(?) AS n", params=[nested]).json()["rows"] == [{"n": 1}]
+
+
 def test_an_error_points_at_its_place(filled: TestClient):
     body = check_problem(read(filled, "SELECT nope FROM readings"), 400, "invalid_sql")
 

@@ -174,7 +174,7 @@ class SqlProcesses:
         return process
 
     def _ask(self, process: "_Process", question: Question, until: float) -> Answer:
-        job = asdict(question) | {"max_rows": self._settings.sql_max_rows, "max_bytes": MAX_ANSWER_BYTES}
+        job = vars(question) | {"max_rows": self._settings.sql_max_rows, "max_bytes": MAX_ANSWER_BYTES}
         timer = threading.Timer(max(0.0, until - time.monotonic()), process.kill)
         timer.start()
         try:

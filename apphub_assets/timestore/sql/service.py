@@ -1,5 +1,6 @@
 """Read by SQL: answer a statement over the caller's datasets, and tell what there is to read."""
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,7 +72,7 @@ def read(database: Database, processes: SqlProcesses, identity: Identity, statem
         LakeUnavailable, StorageMoved: the lake can't be read.
     """
     started = time.monotonic()
-    _check(statement.sql)
+    _check(statement)
     with database.reading() as session:
         visible = {
             each.slug: each for each in repository.find_named(session, statement.sql) if may_read(identity, each)
@@ -101,13 +102,22 @@ def schema(session: Session, identity: Identity) -> SchemaView:
     )
 
 
-def _check(sql: str) -> None:
+def _check(statement: Statement) -> None:
+    sql = statement.sql
     if len(sql) > MAX_LENGTH:
         raise SqlTooLong(
             f"the statement has {len(sql)} characters, at most {MAX_LENGTH} are read; put values into params"
         )
     if "\0" in sql:
-        raise InvalidSql("the statement has a NUL character", pointers=[("/sql", "it has a NUL character")])
+        raise _invalid("/sql", "the statement has a NUL character")
+    try:
+        json.dumps(statement.params, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise _invalid("/params", "a parameter is no text, or nested too deeply") from None
+
+
+def _invalid(pointer: str, message: str) -> InvalidSql:
+    return InvalidSql(message, pointers=[(pointer, message)])
 
 
 def _select(dataset: DatasetInfo) -> str:
