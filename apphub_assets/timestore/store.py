@@ -11,7 +11,7 @@ from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.ingest.evolution import Change
 from apphub_assets.timestore.lake import INLINE_ROWS, Connection, inlining, literal
-from apphub_assets.timestore.spec import DatasetInfo, Field, Granularity, quote
+from apphub_assets.timestore.spec import DatasetInfo, Granularity, quote
 
 # More bytes at once go into a file, however few the rows.
 INLINE_BYTES = 512 * 1024
@@ -122,12 +122,11 @@ def _inlined(connection: Connection, *, few: bool) -> Iterator[None]:
 
 
 def _may_be_inlined(dataset: DatasetInfo, rows: pa.Table) -> bool:
-    """Not when they take much room, and not with structs: those come back damaged, or not at all (DuckLake 1.5.5)."""
-    return rows.nbytes <= INLINE_BYTES and not any(map(_has_struct, dataset.schema.fields))
+    """Not when they take much room, and not with lists or structs (DuckLake 1.5.5).
 
-
-def _has_struct(field: Field) -> bool:
-    return field.type == "struct" or any(map(_has_struct, field.children))
+    Structs come back damaged; a quoted text within a list makes a table that nobody can read or flush any more.
+    """
+    return rows.nbytes <= INLINE_BYTES and not any(field.children for field in dataset.schema.fields)
 
 
 @contextmanager

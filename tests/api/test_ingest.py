@@ -205,6 +205,21 @@ def test_every_type_comes_back_as_it_went_in(api: TestClient):
     assert second == (None,) * 7
 
 
+@pytest.mark.parametrize(
+    ("items", "value", "shown"),
+    [
+        ({"type": "string"}, ["a\0b", "]", "it's"], ["a\0b", "]", "it's"]),
+        ({"type": "json"}, [{"a": "b"}, "c"], ['{"a":"b"}', '"c"']),
+        ({"type": "list", "items": {"type": "string"}}, [["]", "'"]], [["]", "'"]]),
+    ],
+)
+def test_texts_within_lists_come_back_as_they_went_in(api: TestClient, items: Json, value: list, shown: list):
+    fields = [{"name": "timestamp", "type": "timestamp"}, {"name": "l", "type": "list", "items": items}]
+    rows = [{"timestamp": "2026-01-01T00:00:00Z", "l": value}]
+    assert ingest(api, {"schema": {"fields": fields}, "rows": rows}).status_code == 201
+    assert stored(api, "SELECT l FROM {}") == [(shown,)]
+
+
 def test_ndjson_and_csv_need_no_schema(api: TestClient):
     lines = [{"timestamp": "2026-01-01T00:00:00Z", "value": 1, "site": "a"}, {"timestamp": "2026-01-01", "value": 2.5}]
     ndjson = "\n".join(map(json.dumps, lines))
