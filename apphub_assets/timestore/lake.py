@@ -499,7 +499,7 @@ def _lacks_triggers(postgres: psycopg.Connection[tuple[str]]) -> bool:
 
 def _put_triggers(postgres: psycopg.Connection[tuple[str]]) -> None:
     postgres.execute(
-        "CREATE OR REPLACE TRIGGER write_receipt AFTER INSERT ON timestore.ducklake_snapshot_changes"
+        "CREATE OR REPLACE TRIGGER write_receipt BEFORE INSERT ON timestore.ducklake_snapshot_changes"
         " FOR EACH ROW EXECUTE FUNCTION timestore.write_receipt()"
     )
     postgres.execute(

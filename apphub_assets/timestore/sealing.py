@@ -46,8 +46,8 @@ def reseal(lake: Lake, database: Database, dataset_id: str, window: Window) -> S
         version = lineage.version_of(session, info, window)
         totals = lineage.totals(session, info.id)
     with lake.query(
-        f"SELECT count(*), (SELECT max(snapshot_id) FROM ducklake_snapshots('lake')) FROM {info.relation}"
-        f" WHERE {in_window(info)}", naive(window),
+        f"SELECT count(*), (SELECT id FROM lake.current_snapshot()) FROM {info.relation} WHERE {in_window(info)}",
+        naive(window),
     ) as found:  # fmt: skip
         rows, snapshot = found.read_all().to_pylist()[0].values()
     return Sealed(rows, files, version, snapshot, totals, compacted)

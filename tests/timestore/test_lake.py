@@ -7,6 +7,7 @@ import pytest
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import LakeConflict, StorageMoved
 from apphub_assets.timestore.lake import Access, Lake
+from tests.fixtures.timestore import Timestore
 
 
 @pytest.fixture
@@ -160,3 +161,9 @@ def test_each_instance_spills_into_a_folder_of_its_own_that_goes_with_it(reading
         for connection in (one, other):
             assert connection.execute("SELECT count(*) FROM t WHERE m = md5(i::VARCHAR)").fetchone() == (2_000_000,)
     assert not any(folder.exists() for folder in folders)
+
+
+def test_the_receipt_is_not_kept_where_ducklake_would_read_it_again(timestore: Timestore):
+    timestore.ingest("readings", "2026-01-01")
+    kept = timestore.ask("SELECT author, commit_extra_info FROM ducklake_snapshots('lake') ORDER BY snapshot_id DESC")
+    assert kept[0] == ("apphub", None)

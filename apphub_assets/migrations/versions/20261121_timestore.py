@@ -8,7 +8,8 @@ revision = "20261121_timestore"
 down_revision = "20261121_merges"
 
 # Fires on DuckLake's own table and so inside its transaction: either the rows of the lake and these become visible,
-# or none. `lake.py` puts the trigger on the table, which DuckLake makes when it is attached for the first time.
+# or none. `lake.py` puts the trigger on the table, which DuckLake makes when it is attached for the first time. What
+# was written elsewhere is not kept in the message too: DuckLake reads all messages at once when it expires snapshots.
 WRITE_RECEIPT = """
 CREATE FUNCTION timestore.write_receipt() RETURNS trigger LANGUAGE plpgsql AS $body$
 DECLARE
@@ -18,9 +19,10 @@ DECLARE
 BEGIN
     -- Others may commit to the lake too, and with whatever extra info they like.
     IF NEW.author IS DISTINCT FROM 'apphub' OR NEW.commit_extra_info IS NULL THEN
-        RETURN NULL;
+        RETURN NEW;
     END IF;
     receipt := NEW.commit_extra_info::jsonb;
+    NEW.commit_extra_info := NULL;
 
     INSERT INTO timestore.datasets (id, slug, name, description, status, table_name, storage_target_id,
             timestamp_column, partition_keys, granularity, schema_version, retention, metadata, created_by)
@@ -97,7 +99,7 @@ BEGIN
     INSERT INTO timestore.access_audit (dataset_id, dataset_slug, actor_id, actor_scopes, action, success, metadata)
         SELECT dataset_id, dataset_slug, actor_id, actor_scopes, action, success, metadata
         FROM jsonb_populate_recordset(NULL::timestore.access_audit, receipt->'accesses');
-    RETURN NULL;
+    RETURN NEW;
 END
 $body$
 """
