@@ -425,11 +425,13 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (duckdb.IOException, duckdb.HTTPException, psycopg.OperationalError) as error:
-        raise LakeUnavailable(f"the lake's catalog or storage fails: {clean(error)}", retry_after=5) from error
+        raise LakeUnavailable(f"the lake's catalog or storage fails: {clean(error)}", retry_after=5) from _told(error)
     except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
     except duckdb.Error as error:
-        raise (_translation(error) or error) from error
+        if translation := _translation(error):
+            raise translation from _told(error)
+        raise
 
 
 def _translation(error: duckdb.Error) -> AppHubError | None:
@@ -440,6 +442,11 @@ def _translation(error: duckdb.Error) -> AppHubError | None:
     if any(sign in message for sign in SIGNS_OF_ABSENCE):
         return LakeUnavailable(f"the lake's catalog or storage fails: {clean(error)}", retry_after=5)
     return None
+
+
+def _told(error: Exception) -> Exception:
+    """The cause of an error, for logs and for Dagster, which shows all causes to everybody."""
+    return type(error)(clean(error))
 
 
 def clean(error: Exception) -> str:

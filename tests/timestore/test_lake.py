@@ -1,11 +1,13 @@
 """What we assume of DuckLake itself; if one of these fails after an update, the design has to be looked at again."""
 
+import traceback
 from collections.abc import Callable
 
 import pytest
+from pydantic import SecretStr
 
 from apphub_assets.settings import Settings
-from apphub_assets.timestore.errors import LakeConflict, StorageMoved
+from apphub_assets.timestore.errors import LakeConflict, LakeUnavailable, StorageMoved
 from apphub_assets.timestore.lake import Access, Lake
 from tests.fixtures.timestore import Timestore
 
@@ -161,6 +163,15 @@ def test_each_instance_spills_into_a_folder_of_its_own_that_goes_with_it(reading
         for connection in (one, other):
             assert connection.execute("SELECT count(*) FROM t WHERE m = md5(i::VARCHAR)").fetchone() == (2_000_000,)
     assert not any(folder.exists() for folder in folders)
+
+
+def test_the_password_of_the_database_is_in_no_error_and_in_none_of_its_causes(tmp_path):
+    url = SecretStr("postgresql://somebody:open-sesame@127.0.0.1:1/nowhere")
+    lake = Lake(Settings(home=tmp_path, database_url=url))
+    lake._is_prepared = True
+    with pytest.raises(LakeUnavailable) as told, lake.reading():
+        pass
+    assert "open-sesame" not in "".join(traceback.format_exception(told.value))
 
 
 def test_the_receipt_is_not_kept_where_ducklake_would_read_it_again(timestore: Timestore):
