@@ -21,6 +21,8 @@ MOST_PAST, MOST_FUTURE = 100_000, 1000
 MONTHS = 12_000
 FORMATS = {Granularity.HOUR: "%Y-%m-%d-%H:%M", Granularity.DAY: "%Y-%m-%d", Granularity.MONTH: "%Y-%m-%d"}
 OLDEST = datetime(1000, 1, 1, tzinfo=UTC)
+# Where the calendar ends.
+EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 BATCHES_AT_ONCE = 20_000
 
 # What definitions are built of: when this changes, they are to be built anew. Ingests alone do not change it, unless
@@ -125,11 +127,14 @@ def window_name(granularity: Granularity, start: datetime) -> str:
 
 
 def shifted(granularity: Granularity, start: datetime, count: int) -> datetime:
-    """Start of the window so many windows later."""
-    if granularity == Granularity.MONTH:
-        months = start.year * 12 + start.month - 1 + count
-        return start.replace(year=months // 12, month=months % 12 + 1)
-    return start + count * timedelta(hours=1 if granularity == Granularity.HOUR else 24)
+    """Start of the window so many windows later; where the calendar ends before, its end."""
+    try:
+        if granularity == Granularity.MONTH:
+            months = start.year * 12 + start.month - 1 + count
+            return start.replace(year=months // 12, month=months % 12 + 1)
+        return start + count * timedelta(hours=1 if granularity == Granularity.HOUR else 24)
+    except (OverflowError, ValueError):
+        return LATEST if count > 0 else EARLIEST
 
 
 def shown_windows(granularity: Granularity, now: datetime) -> tuple[datetime, datetime]:

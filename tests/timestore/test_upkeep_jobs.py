@@ -13,7 +13,7 @@ from apphub_assets.timestore.models import Batch, Dataset
 from apphub_assets.timestore.resources import LakeResource
 from apphub_assets.timestore.spec import Status
 from apphub_assets.timestore.upkeep import assets as upkeep_assets
-from apphub_assets.timestore.upkeep import compaction
+from apphub_assets.timestore.upkeep import compaction, flushing
 from apphub_assets.timestore.upkeep.lifecycle import JOB, TAGS, Operation, run_config
 from apphub_assets.timestore.upkeep.service import Task, Upkeep
 from tests.timestore.keeping import DAY, Keeper
@@ -103,6 +103,18 @@ def test_all_operations_on_all_datasets_one_after_the_other(keeper: Keeper):
     keeper.add(at=datetime.now(UTC) - timedelta(days=1))
     outcomes = upkeep(keeper).run(Task(ALL), datetime.now(UTC))
     assert {each.operation: each.status for each in outcomes} == dict.fromkeys(Operation, "completed")
+    keeper.check()
+
+
+def test_all_operations_on_rows_at_both_ends_of_the_calendar(keeper: Keeper):
+    for at in (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)):
+        for _ in range(2):
+            keeper.add(at=at)
+            flushing.flush(keeper.lake, keeper.database, keeper.info)
+    settings = keeper.settings.model_copy(update={"retention_max_age_hours": 24.0, "delete_grace_minutes": 0.0})
+    outcomes = Upkeep(keeper.lake, keeper.database, settings).run(Task(ALL), datetime.now(UTC))
+    assert {each.operation: each.status for each in outcomes} == dict.fromkeys(Operation, "completed")
+    keeper.forget(lambda row: row[0].year == 1)
     keeper.check()
 
 
