@@ -1,7 +1,7 @@
 """What ingests brought becomes materialisations of partitions, without a run."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -78,7 +78,7 @@ def ingested_partitions(datasets: Iterable[Described], built_at: datetime) -> dg
             for dataset_id, (info, found) in partitions.items()
         }
         with platform.database.transaction() as session:
-            cursor = absorb(session, Cursor.parse(context.cursor), now)
+            cursor = absorb(session, Cursor.parse(context.cursor), shown, now)
             taken, waiting = take(cursor, shown, now)
             events = list(materialisations(session, context.instance, taken, shown))
         told = {spot: when for spot, when in cursor.told.items() if now - when < REPORT_EVERY}
@@ -88,11 +88,11 @@ def ingested_partitions(datasets: Iterable[Described], built_at: datetime) -> dg
     return report
 
 
-def absorb(session: Session, cursor: Cursor, now: datetime) -> Cursor:
-    """Read what was committed since, unless enough waits already."""
+def absorb(session: Session, cursor: Cursor, shown: Container[str], now: datetime) -> Cursor:
+    """Read what was committed since, unless enough waits already; what can't be reported now is no hindrance."""
     known = lineage.granularities(session)
     waiting = [each for each in cursor.waiting if each.dataset_id in known]
-    if len(waiting) >= MOST_WAITING:
+    if sum(each.dataset_id in shown for each in waiting) >= MOST_WAITING:
         return replace(cursor, waiting=waiting)
     # A database that was restored to an earlier state has less than was seen.
     after = min(cursor.snapshot, lineage.newest_snapshot(session))

@@ -172,6 +172,17 @@ def test_what_waits_for_a_dataset_that_is_gone_is_forgotten(maker, ticks, databa
     assert '"waiting":[]' in ticks.cursor
 
 
+def test_what_waits_for_a_deleted_dataset_holds_up_no_other(maker, ticks, monkeypatch):
+    monkeypatch.setattr(sensors, "MOST_WAITING", 1)
+    maker.ingest("gone")
+    maker.change("gone", status="deleted")
+    ticks.reload()
+    assert ticks.tick() == []
+    maker.ingest("readings")
+    ticks.reload()
+    assert [event.asset_key for event in ticks.tick()] == [READINGS]
+
+
 def test_a_database_that_was_set_back_is_read_on_from_where_it_is(maker, ticks):
     ticks.cursor = sensors.Cursor(snapshot=1_000_000).to_json()
     maker.ingest("readings")
