@@ -121,6 +121,8 @@ async def _from_memory(
             batch, warnings = await run_in_threadpool(
                 read_rows, platform.database, caller, delivery, form, bytes(body), platform.settings
             )
+    if isinstance(batch, Written):
+        return batch, warnings
     return await asyncio.wrap_future(platform.writer.submit(batch)), warnings
 
 
@@ -137,6 +139,8 @@ async def _from_disk(
         body = Body(Path(file.name), form is Form.ARROW, digest)
         async with platform.unpacking:
             batch, warnings = await run_in_threadpool(read_file, platform.database, caller, delivery, body, settings)
+            if isinstance(batch, Written):
+                return batch, warnings
             if isinstance(batch.source, File):
                 return await run_in_threadpool(platform.writer.write_now, batch), warnings
     return await asyncio.wrap_future(platform.writer.submit(batch)), warnings

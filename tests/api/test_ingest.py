@@ -70,6 +70,18 @@ def test_a_key_with_other_content_is_refused(api: TestClient):
     assert stored(api, "SELECT value FROM {}") == [(1.5,)]
 
 
+def test_a_batch_that_is_there_is_answered_again_whatever_its_dataset_has_become(api: TestClient):
+    body = batch(1.0, 2.0, idempotencyKey="first")
+    first = ingest(api, body)
+    steps = [{"action": "transform", "column": "value", "type": "string"}]
+    assert api.post("/admin/datasets/readings/migrate", json={"steps": steps}).status_code == 200
+    assert api.patch("/admin/datasets/readings", json={"slug": "renamed"}).status_code == 200
+    assert api.patch("/admin/datasets/renamed", json={"status": "inactive"}).status_code == 200
+    again = ingest(api, body, slug="renamed")
+    assert manifest(again)["partitions"] == manifest(first)["partitions"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+
+
 def test_eight_clients_with_one_key_write_one_batch(api: TestClient):
     ingest(api, batch(0.5))
     with ThreadPoolExecutor(8) as clients:

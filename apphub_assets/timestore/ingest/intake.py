@@ -109,22 +109,18 @@ def prepare(delivery: Delivery, dataset: DatasetInfo | None, content: Content, d
     """The batch of a delivery; without a key of the client's it is identified by all that was sent.
 
     `digest` is of the body as it came: what is sent again is the same, whatever the dataset has become meanwhile.
+
+    Raises:
+        InvalidBody: a name has a NUL.
     """
-    span, given = delivery.time_range or content.span, delivery.time_range
-    whole = hashlib.sha256(
-        orjson.dumps(
-            [
-                delivery.slug, digest, [each.to_json() for each in delivery.fields or ()],
-                sorted(delivery.partition_key.items()), sorted(delivery.attributes.items()), given,
-            ]
-        )
-    ).hexdigest()  # fmt: skip
+    span = delivery.time_range or content.span
+    key, whole = identity_of(delivery, digest)
     return Incoming(
         slug=parse_slug(delivery.slug),
         fields=content.fields,
         timestamp_column=timestamp_column(content.fields, dataset),
         source=content.source,
-        key=f"content:{whole}" if delivery.key is None else f"key:{delivery.key}",
+        key=key,
         content=whole,
         start=span.start,
         end=span.end,
@@ -137,6 +133,36 @@ def prepare(delivery: Delivery, dataset: DatasetInfo | None, content: Content, d
         storage_target_id=delivery.storage_target_id,
         caller=delivery.caller,
     )
+
+
+def identity_of(delivery: Delivery, digest: str) -> tuple[str, str]:
+    """Key and hash by which a batch is known within its dataset, whatever the dataset is called by then.
+
+    Raises:
+        InvalidBody: a name has a NUL.
+    """
+    _check_names(delivery)
+    whole = hashlib.sha256(
+        orjson.dumps(
+            [
+                digest, [each.to_json() for each in delivery.fields or ()],
+                sorted(delivery.partition_key.items()), sorted(delivery.attributes.items()), delivery.time_range,
+            ]
+        )
+    ).hexdigest()  # fmt: skip
+    return f"content:{whole}" if delivery.key is None else f"key:{delivery.key}", whole
+
+
+def _check_names(delivery: Delivery) -> None:
+    """Raises InvalidBody for a NUL, which Postgres keeps in no text."""
+    given = {
+        "/idempotencyKey": delivery.key,
+        "/datasetName": delivery.dataset_name,
+        "/storageTargetId": delivery.storage_target_id,
+    }
+    for pointer, text in given.items():
+        if text is not None and "\0" in text:
+            raise _malformed(pointer, f"{pointer[1:]} {text[:80]!r}: leave out the NUL")
 
 
 def timestamp_column(fields: Sequence[Field], dataset: DatasetInfo | None) -> str:

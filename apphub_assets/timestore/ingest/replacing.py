@@ -10,14 +10,24 @@ from apphub_assets.kit.db import Database
 from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore import repository, store
 from apphub_assets.timestore.commits import committing
-from apphub_assets.timestore.errors import DatasetInactive, InvalidRows, LakeConflict, LakeUnavailable, WindowStraddled
+from apphub_assets.timestore.errors import InvalidRows, LakeConflict, LakeUnavailable, WindowStraddled
 from apphub_assets.timestore.ingest.binary import rows_of_arrow
 from apphub_assets.timestore.ingest.evolution import evolve
 from apphub_assets.timestore.ingest.intake import Delivery, prepare
-from apphub_assets.timestore.ingest.writing import FIRST_PAUSE, Incoming, Plan, Written, new_dataset, note, shape
+from apphub_assets.timestore.ingest.writing import (
+    FIRST_PAUSE,
+    Incoming,
+    Plan,
+    Written,
+    check_active,
+    check_times,
+    new_dataset,
+    note,
+    shape,
+)
 from apphub_assets.timestore.lake import Lake, literal
 from apphub_assets.timestore.receipt import Retired
-from apphub_assets.timestore.spec import DatasetInfo, Status, TimeRange, parse_slug, quote
+from apphub_assets.timestore.spec import DatasetInfo, TimeRange, parse_slug, quote
 
 PATIENCE_SECONDS = 60.0
 # Later than any time that a row can have.
@@ -64,9 +74,10 @@ def replace_window(
 def _replace(lake: Lake, database: Database, batch: Incoming, window: TimeRange | None) -> None:
     with database.reading() as session:
         known = repository.find_dataset(session, batch.slug)
-        if known is not None and known.status is not Status.ACTIVE:
-            raise DatasetInactive(f"dataset {known.slug} is archived; set its status to active first")
+        if known is not None:
+            check_active(known)
         dataset = known or new_dataset(session, batch)
+        check_times(dataset, batch)
         if window is not None and repository.straddles(session, dataset.id, window):
             raise WindowStraddled(
                 f"a batch of {dataset.slug} lies across an end of the window from {window.start.isoformat()} to"

@@ -1,6 +1,7 @@
 """Use case: from what a client delivers to an answer that is given once the batch is durable and readable."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -10,26 +11,29 @@ from typing import Any
 import orjson
 from pydantic import ConfigDict, Field, ValidationError
 
+from apphub_assets.errors import AppHubError
 from apphub_assets.identity.spec import Identity
 from apphub_assets.kit.db import Database
 from apphub_assets.kit.view import View
 from apphub_assets.settings import Settings
 from apphub_assets.timestore import access, repository
-from apphub_assets.timestore.errors import DatasetInactive, InvalidBody, UnsupportedFormat
+from apphub_assets.timestore.errors import InvalidBody, UnsupportedFormat
 from apphub_assets.timestore.ingest.binary import Body, check_limits, rows_of_file
 from apphub_assets.timestore.ingest.intake import (
+    Content,
     Delivery,
     check_defaults,
+    identity_of,
     named_pairs,
     prepare,
     rows_of_objects,
     time_range,
 )
 from apphub_assets.timestore.ingest.text import objects_of_csv, objects_of_ndjson
-from apphub_assets.timestore.ingest.writing import Caller, Incoming, Written
+from apphub_assets.timestore.ingest.writing import Caller, Incoming, Written, check_active, find_written
 from apphub_assets.timestore.lake import kind_of
 from apphub_assets.timestore.models import Manifest
-from apphub_assets.timestore.spec import DatasetInfo, Json, Status, parse_fields, parse_slug
+from apphub_assets.timestore.spec import DatasetInfo, Json, parse_fields, parse_slug
 from apphub_assets.timestore.views import (
     DatasetView,
     ManifestView,
@@ -139,37 +143,37 @@ def form_of(content_type: str | None) -> Form:
 
 def read_rows(
     database: Database, identity: Identity, delivery: Delivery, form: Form, body: bytes, settings: Settings
-) -> tuple[Incoming, Warnings]:
-    """A batch from JSON, NDJSON or CSV, and what of it is left out.
+) -> tuple[Incoming | Written, Warnings]:
+    """A batch from JSON, NDJSON or CSV, and what of it is left out; or what was written when it came before.
 
     Raises:
         InvalidDataset, DatasetForbidden, DatasetInactive: no slug; not theirs; archived.
         InvalidBody, InvalidRows, BatchTooLarge: naming what is wrong, and where.
     """
     dataset = _dataset_of(database, delivery.slug, identity)
+    objects: list[Any] = []
     if form is Form.JSON:
         delivery, objects = _delivered(delivery, body)
-    elif form is Form.NDJSON:
-        objects = objects_of_ndjson(body)
-    else:
-        objects = objects_of_csv(body, delivery.fields or (dataset.schema.fields if dataset else None))
-    check_limits(len(objects), 0, settings)
-    content = rows_of_objects(delivery, dataset, objects)
-    return prepare(delivery, dataset, content, hashlib.sha256(body).hexdigest()), content.warnings
+
+    def read() -> Content:
+        found = objects if form is Form.JSON else _objects_of(delivery, dataset, form, body)
+        check_limits(len(found), 0, settings)
+        return rows_of_objects(delivery, dataset, found)
+
+    return _prepared(database, delivery, dataset, hashlib.sha256(body).hexdigest(), read)
 
 
 def read_file(
     database: Database, identity: Identity, delivery: Delivery, body: Body, settings: Settings
-) -> tuple[Incoming, Warnings]:
-    """A batch from a Parquet file or an Arrow stream.
+) -> tuple[Incoming | Written, Warnings]:
+    """A batch from a Parquet file or an Arrow stream; or what was written when it came before.
 
     Raises:
         InvalidDataset, DatasetForbidden, DatasetInactive: no slug; not theirs; archived.
         InvalidBody, InvalidRows, BatchTooLarge: naming what is wrong, and where.
     """
     dataset = _dataset_of(database, delivery.slug, identity)
-    content = rows_of_file(delivery, dataset, body, settings)
-    return prepare(delivery, dataset, content, body.digest), content.warnings
+    return _prepared(database, delivery, dataset, body.digest, lambda: rows_of_file(delivery, dataset, body, settings))
 
 
 def _dataset_of(database: Database, slug: str, identity: Identity) -> DatasetInfo | None:
@@ -177,9 +181,29 @@ def _dataset_of(database: Database, slug: str, identity: Identity) -> DatasetInf
         dataset = repository.find_dataset(session, parse_slug(slug))
     if dataset is not None:
         access.check_write(identity, dataset)
-        if dataset.status is not Status.ACTIVE:
-            raise DatasetInactive(f"dataset {dataset.slug} is archived; set its status to active first")
     return dataset
+
+
+def _prepared(
+    database: Database, delivery: Delivery, dataset: DatasetInfo | None, digest: str, read: Callable[[], Content]
+) -> tuple[Incoming | Written, Warnings]:
+    """The batch; where the dataset has become one that would refuse it, what was written when it came before."""
+    try:
+        if dataset is not None:
+            check_active(dataset)
+        content = read()
+    except AppHubError:
+        written = None if dataset is None else find_written(database, dataset, *identity_of(delivery, digest))
+        if written is None:
+            raise
+        return written, ()
+    return prepare(delivery, dataset, content, digest), content.warnings
+
+
+def _objects_of(delivery: Delivery, dataset: DatasetInfo | None, form: Form, body: bytes) -> list[Any]:
+    if form is Form.NDJSON:
+        return objects_of_ndjson(body)
+    return objects_of_csv(body, delivery.fields or (dataset.schema.fields if dataset else None))
 
 
 def _delivered(delivery: Delivery, body: bytes) -> tuple[Delivery, list[Any]]:

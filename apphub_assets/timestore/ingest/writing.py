@@ -10,7 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import duckdb
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -128,7 +128,7 @@ def write(lake: Lake, database: Database, wanted: Sequence[Incoming], *, until: 
             log.info("ingest.retried", reason=clean(error))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        except (AppHubError, duckdb.Error) as error:
+        except (AppHubError, duckdb.Error, DBAPIError) as error:
             outcomes |= _apart(lake, database, waiting, until, error)
     return outcomes
 
@@ -196,10 +196,26 @@ def _unsettled(
             )
         elif row is not None:
             outcomes[batch.id] = Written(row, dataset, replayed=row.batch.id != batch.id)
-        elif dataset.status is not Status.ACTIVE:
-            outcomes[batch.id] = DatasetInactive(f"dataset {dataset.slug} is archived; set its status to active first")
         else:
-            yield batch
+            try:
+                check_active(dataset)
+            except DatasetInactive as error:
+                outcomes[batch.id] = error
+            else:
+                yield batch
+
+
+def find_written(database: Database, dataset: DatasetInfo, key: str, content: str) -> Written | None:
+    """The batch of that key and content, if it is in the lake already."""
+    with database.reading() as session:
+        found = repository.batches_by_key(session, [(dataset.id, key)])
+    return Written(found[0], dataset, replayed=True) if found and found[0].batch.content == content else None
+
+
+def check_active(dataset: DatasetInfo) -> None:
+    """Raises DatasetInactive."""
+    if dataset.status is not Status.ACTIVE:
+        raise DatasetInactive(f"dataset {dataset.slug} is archived; set its status to active first")
 
 
 def new_dataset(session: Session, first: Incoming) -> DatasetInfo:
@@ -225,12 +241,23 @@ def evolved(plan: Plan, outcomes: dict[str, Outcome]) -> Plan:
     schema, kept = plan.dataset.schema, list[Incoming]()
     for batch in plan.batches:
         try:
+            check_times(plan.dataset, batch)
             schema = evolve(schema, batch.fields).result
-        except IncompatibleSchema as error:
+        except (IncompatibleSchema, LakeConflict) as error:
             outcomes[batch.id] = error
         else:
             kept.append(batch)
     return replace(plan, change=_difference(plan.dataset.schema, schema), batches=tuple(kept))
+
+
+def check_times(dataset: DatasetInfo, batch: Incoming) -> None:
+    """Raises LakeConflict when the batch was checked for another column of times: its rows may have none."""
+    if batch.timestamp_column.lower() != dataset.timestamp_column.lower():
+        raise LakeConflict(
+            f"dataset {dataset.slug} was made at the same time, with its times in {dataset.timestamp_column!r} and not"
+            f" in {batch.timestamp_column!r}; send the batch again",
+            retry_after=1,
+        )
 
 
 def _up_to_date(session: Session, plan: Plan, outcomes: dict[str, Outcome]) -> Plan:
