@@ -8,9 +8,10 @@ import pytest
 from apphub_assets.settings import Settings
 from apphub_assets.timestore import store
 from apphub_assets.timestore.commits import committing
-from apphub_assets.timestore.errors import LakeConflict
+from apphub_assets.timestore.errors import InvalidRows, LakeConflict
 from apphub_assets.timestore.upkeep import files
 from apphub_assets.timestore.upkeep.flushing import flush
+from tests.fixtures.timestore import FIELDS, Timestore
 from tests.timestore.keeping import DAY, Keeper
 
 
@@ -47,6 +48,23 @@ def test_rows_of_several_versions_of_the_schema_are_flushed_at_once(keeper: Keep
     keeper.check()
     keeper.add(note="more")
     keeper.check()
+
+
+@pytest.mark.parametrize("value", ["Ж" * 41, "x" * 250, "a/../../b", "100%", ".", "a=b*?"])
+def test_rows_are_flushed_whatever_their_partition_key_is(timestore: Timestore, value: str):
+    fields = [*FIELDS, {"name": "site", "type": "string"}]
+    timestore.declare("readings", fields, partition_keys=["site"])
+    written = timestore.ingest("readings", "2026-01-01", partition_key={"site": value})
+    assert flush(timestore.lake, timestore.database, written.dataset).rows == 1
+    assert timestore.ask("SELECT site FROM lake.main.readings") == [(value,)]
+
+
+@pytest.mark.parametrize("value", ["Ж" * 42, "x" * 251])
+def test_a_partition_key_that_can_be_no_folder_is_refused(timestore: Timestore, value: str):
+    fields = [*FIELDS, {"name": "site", "type": "string"}]
+    timestore.declare("readings", fields, partition_keys=["site"])
+    with pytest.raises(InvalidRows, match="row 0, column 'site'"):
+        timestore.ingest("readings", "2026-01-01", partition_key={"site": value})
 
 
 def test_without_rows_that_wait_nothing_happens(keeper: Keeper):

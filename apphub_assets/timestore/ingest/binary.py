@@ -17,7 +17,13 @@ import pyarrow.parquet as pq
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import BatchTooLarge, InvalidBody, InvalidRows
 from apphub_assets.timestore.ingest.columns import arrow_type
-from apphub_assets.timestore.ingest.intake import Content, Delivery, rows_of_table, timestamp_column
+from apphub_assets.timestore.ingest.intake import (
+    Content,
+    Delivery,
+    check_folders,
+    rows_of_table,
+    timestamp_column,
+)
 from apphub_assets.timestore.ingest.sources import File
 from apphub_assets.timestore.lake import literal
 from apphub_assets.timestore.spec import DatasetInfo, Field, TimeRange, parse_fields, quote
@@ -108,6 +114,8 @@ def _content_of_file(delivery: Delivery, dataset: DatasetInfo | None, body: Body
             message = f"{name!r} is a column of the file and a partition key; leave it out of one of them"
             raise InvalidBody(message, pointers=[(f"/partition/key/{name}", message)])
         known = dataset.schema.find(name) if dataset else None
+        if dataset and name in dataset.partition_keys:
+            check_folders(name, pa.array([value]))
         stored.append(known or Field(name, "string", is_key=True))
         selected.append(f"{literal(value)} AS {quote(stored[-1].name)}")
     source = File(body.path, body.is_arrow, ", ".join(selected), survey.rows, survey.byte_count)
@@ -198,6 +206,7 @@ class _Survey:
         self.rows = self.byte_count = 0
         self.statistics: Json = {each.name: {"type": each.type, "rowCount": 0, "nullCount": 0} for each in fields}
         self._time = timestamp_column(fields, dataset)
+        self._keys = {name.lower(): name for name in dataset.partition_keys} if dataset else {}
         self._first, self._last = LAST_US, FIRST_US
 
     @property
@@ -235,6 +244,8 @@ class _Survey:
         elif field.children and any(pc.any(pc.invert(pc.is_finite(leaf))).as_py() for leaf in _doubles(column)):
             finite = pa.array([_is_finite(value) for value in column.to_pylist()])
             self._refuse_where(pc.invert(finite), field, column, "has a number that is not finite; send null instead")
+        if key := self._keys.get(field.name.lower()):
+            check_folders(key, column, self.rows)
         if field.type in {"double", "integer"} and column.null_count < len(column):
             span = pc.min_max(column).as_py()
             found["min"] = min(found.get("min", span["min"]), span["min"])

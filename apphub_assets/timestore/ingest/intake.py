@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pyarrow as pa
@@ -19,6 +20,8 @@ from apphub_assets.timestore.spec import DatasetInfo, Field, TimeRange, is_name,
 DEFAULT_TIME = "timestamp"
 MOST_KEYS = 32
 LONGEST_STATISTIC = 64
+# What filesystems take.
+LONGEST_FOLDER = 255
 DEFAULTED = {"string", "double", "integer", "boolean", "timestamp"}
 
 Json = dict[str, Any]
@@ -95,6 +98,9 @@ def rows_of_table(
         row = pc.index(table[time].is_null(), True).as_py()
         raise _invalid(f"/rows/{row}/{time}", f"row {row}, column {time!r}: {missing} rows have no time")
     fields, table = _with_partition_key(delivery, fields, table, dataset)
+    for name in dataset.partition_keys if dataset else ():
+        if name in table.column_names:
+            check_folders(name, table[name])
     span = pc.min_max(table[time]).as_py()
     return Content(
         fields=tuple(fields),
@@ -133,6 +139,22 @@ def prepare(delivery: Delivery, dataset: DatasetInfo | None, content: Content, d
         storage_target_id=delivery.storage_target_id,
         caller=delivery.caller,
     )
+
+
+def check_folders(key: str, values: pa.Array | pa.ChunkedArray, first_row: int = 0) -> None:
+    """See that each value of a partition key can be the name of a folder; few rows get theirs when they are flushed.
+
+    DuckLake (1.5.5) flushes into folders, whatever its option hive_file_pattern says.
+
+    Raises:
+        InvalidRows: a value is too long; names its row, of which the first of these is number `first_row`.
+    """
+    for value in pc.unique(values).to_pylist():
+        size = len(quote(f"{key}={value}", safe="="))
+        if size > LONGEST_FOLDER:
+            row = first_row + values.to_pylist().index(value)
+            message = f"row {row}, column {key!r}: {str(value)[:40]!r}… has {size} bytes as the name of a folder"
+            raise _invalid(f"/rows/{row}/{key}", f"{message}, and a partition key may have {LONGEST_FOLDER}")
 
 
 def identity_of(delivery: Delivery, digest: str) -> tuple[str, str]:
