@@ -109,6 +109,19 @@ def test_nothing_is_done_when_ducklake_names_others(merged: Keeper, monkeypatch)
     assert merged.state() == before
 
 
+def test_nobody_waits_while_ducklake_is_asked_what_it_would_expire(merged: Keeper, monkeypatch):
+    call = expiry._call
+
+    def looking(connection, snapshots, *, dry_run):
+        if dry_run:
+            merged.add()
+        return call(connection, snapshots, dry_run=dry_run)
+
+    monkeypatch.setattr(expiry, "_call", looking)
+    assert run(merged, later(8)).snapshots
+    merged.check()
+
+
 def test_merged_files_stay_for_their_readers_then_wait_in_quarantine_and_go(merged: Keeper):
     assert swept(merged, 0.9).quarantined == []
     done = swept(merged, 1.1)

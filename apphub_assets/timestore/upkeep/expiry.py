@@ -15,11 +15,13 @@ from apphub_assets.errors import AppHubError
 from apphub_assets.kit.db import Database
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.commits import exclusive
+from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.lake import Connection, Lake
 
 # A commit finds conflicts by the snapshots since its beginning (duckdb/ducklake issue 1472).
 YOUNGEST = timedelta(hours=1)
-AT_ONCE = 1000
+# DuckLake takes seconds to read the snapshots that there are, however few of them are to go; nobody commits meanwhile.
+AT_ONCE = 10_000
 
 # Whoever reads or writes the lake has a transaction of Postgres open since before its snapshot.
 OLDEST_TRANSACTION = text(
@@ -66,18 +68,20 @@ def expire(lake: Lake, database: Database, settings: Settings, now: datetime) ->
 
     Raises:
         LakeInconsistent: DuckLake would expire others, or removed what others need; that was put back.
+        LakeConflict: somebody else expires snapshots.
         LakeUnavailable: catalog or storage is away.
     """
-    if not due(database, settings, now).snapshots:
-        return Expired([], left=False)
-    with lake.maintaining() as connection, exclusive(database) as session:
-        found = _due(session, settings, now)
-        if not found.snapshots:
-            return found
+    found = due(database, settings, now)
+    if not found.snapshots:
+        return found
+    with lake.maintaining() as connection:
         _check_named(connection, found.snapshots)
-        _note_needed(session, found.snapshots)
-        _call(connection, found.snapshots, dry_run=False)
-        lost = _put_back(session)
+        with exclusive(database) as session:
+            if _due(session, settings, now).snapshots[: len(found.snapshots)] != found.snapshots:
+                raise LakeConflict("snapshots were expired at the same time", retry_after=1)
+            _note_needed(session, found.snapshots)
+            _call(connection, found.snapshots, dry_run=False)
+            lost = _put_back(session)
     if lost:
         raise LakeInconsistent(f"expiring snapshots removed {lost} rows of the catalog that are needed; they are back")
     return found
