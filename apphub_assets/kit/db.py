@@ -70,7 +70,8 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 10, application_name: str = "apphub") -> None:
         self.url = url
         # Statements here take milliseconds; to compile one takes a hundred, and the planner often thinks it worth it.
-        options = f"{make_url(url).query.get('options', '')} -c jit=off".strip()
+        # In the zone of a server elsewhere, what is within the years 1 to 9999 may not be, and could not be read.
+        options = f"{make_url(url).query.get('options', '')} -c jit=off -c timezone=UTC".strip()
         self.engine: Engine = create_engine(
             url,
             pool_size=pool_size,

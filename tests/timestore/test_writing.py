@@ -2,9 +2,11 @@
 
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.ingest.intake import Delivery, prepare, rows_of_objects
@@ -44,3 +46,15 @@ def test_a_batch_that_postgres_does_not_take_fails_alone(timestore: Timestore):
     good, bad = written(timestore, first_batch("readings", row), odd)
     assert isinstance(good, Written)
     assert isinstance(bad, Exception)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_rows_at_both_ends_of_the_calendar_are_written_whatever_the_zone_of_the_database(
+    timestore: Timestore, zone: str
+):
+    name = timestore.database.engine.url.database
+    with timestore.database.transaction() as session:
+        session.execute(text(f"ALTER DATABASE {name} SET timezone = '{zone}'"))
+    timestore.database.close()
+    for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+        assert timestore.ingest("readings", moment).batch.start_at == datetime.fromisoformat(moment)
