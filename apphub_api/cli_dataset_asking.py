@@ -12,6 +12,8 @@ from apphub_api.cli_dataset_values import moment_of
 
 Json = dict[str, Any]
 
+# The API's own limit, which a command line starts without.
+MAX_AGGREGATIONS = 100
 UNITS = {
     "s": ("second", timedelta(seconds=1)),
     "m": ("minute", timedelta(minutes=1)),
@@ -122,6 +124,8 @@ def aggregations_of(given: Sequence[str], fields: Iterable[Json]) -> list[Json]:
     if given:
         return [aggregation_of(each) for each in given]
     numbers = [field["name"] for field in fields if is_number(field["type"])]
+    if len(numbers) > MAX_AGGREGATIONS:
+        fail(f"there are {len(numbers)} columns of numbers; name those to average: --agg avg:{numbers[0]}", Exit.USAGE)
     return [{"fn": "avg", "column": name} for name in numbers] or [{"fn": "count"}]
 
 

@@ -26,6 +26,8 @@ from apphub_api.cli_dataset_values import DatasetName
 querying = typer.Typer()
 
 TABLE_ROWS = 100
+# A cell of so many characters is rather broken into lines than left out.
+BROKEN = 24
 Json = dict[str, Any]
 
 
@@ -119,11 +121,8 @@ def sql(
         _save(client, "/sql/read", {"json": body, "params": {"format": form.value}}, Form(form), file)
         return
     answer = client.post("/sql/read", body)
-    console = Console()
-    console.print(_table([column["name"] for column in answer["columns"]], answer["rows"]))
+    _show_table(Console(), [column["name"] for column in answer["columns"]], answer["rows"])
     _warn(answer["warnings"])
-    if answer["truncated"]:
-        _warn([f"only the first {len(answer['rows'])} rows; say LIMIT, or aggregate"])
 
 
 def _fields(client: Client, path: str) -> list[Json]:
@@ -146,7 +145,7 @@ def _show_rows(client: Client, path: str, asked: Asked, body: Json, chart: bool 
     rows = answer["rows"]
     names = list(rows[0]) if rows else answer["columns"]
     shown = rows if asked.limit else rows[:TABLE_ROWS]
-    console.print(_table(names, shown))
+    _show_table(console, names, shown)
     if rows and (console.is_terminal if chart is None else chart) and console.encoding.startswith("utf"):
         time = "timestamp" if asked.every else client.get(f"/admin{path}")["dataset"]["timestampColumn"]
         _draw(console, lines_of(rows, time, asked))
@@ -160,6 +159,21 @@ def _show_rows(client: Client, path: str, asked: Asked, body: Json, chart: bool 
 def _warn(messages: Sequence[str]) -> None:
     for message in messages:
         typer.secho(message, fg="yellow", err=True)
+
+
+def _show_table(console: Console, names: Sequence[str], rows: Sequence[Json]) -> None:
+    """A table of the columns that there is room for; narrower ones would show nothing at all."""
+    room, shown = console.width, list[str]()
+    for name in names:
+        room -= min(max([len(name), *(len(_cell(row[name])) for row in rows)]), BROKEN) + 2
+        if shown and room < -2:
+            break
+        shown.append(name)
+    console.print(_table(shown, rows))
+    if len(shown) < len(names):
+        _warn(
+            [f"there are {len(names) - len(shown)} more columns; name those to show, or write a file: --file all.csv"]
+        )
 
 
 def _table(names: Sequence[str], rows: Sequence[Json]) -> Table:

@@ -342,6 +342,18 @@ class TestAsking:
             101,
         ]
 
+    def test_a_wide_table_shows_the_columns_that_fit_and_says_so(self, apphub, tmp_path):
+        (tmp_path / "wide.json").write_text(
+            json.dumps([{"timestamp": "2026-01-01"} | {f"c{n:03}": n for n in range(150)}])
+        )
+        apphub("ingest", "wide", tmp_path / "wide.json")
+
+        for shown in (apphub("query", "wide", *JANUARY), apphub("sql", "FROM wide")):
+            assert done(shown).splitlines()[0].split()[:3] == ["timestamp", "c000", "c001"]
+            assert max(map(len, shown.stdout.splitlines())) <= 160
+            assert "more columns" in shown.stderr
+        assert "--agg avg:c000" in apphub("query", "wide", *JANUARY, "--every", "1d").stderr
+
     def test_a_long_table_is_cut_off_but_not_its_chart(self, readings):
         result = readings("query", "readings", *JANUARY, "--every", "1m", "--chart", "--agg", "max:value")
 
