@@ -166,8 +166,9 @@ class Lake:
             ) from None
         except duckdb.OutOfMemoryException as error:
             raise QueryTooBig(
-                f"the query needs more than APPHUB_QUERY_MEMORY_BYTES and APPHUB_QUERY_TEMP_BYTES allow: {clean(error)}"
-            ) from None
+                "the query needs more than APPHUB_QUERY_MEMORY_BYTES and APPHUB_QUERY_TEMP_BYTES allow;"
+                " ask for fewer columns, for less time at once, or for totals"
+            ) from error
         finally:
             timer.cancel()
 

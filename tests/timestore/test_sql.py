@@ -258,6 +258,11 @@ def test_a_statement_nested_beyond_measure_is_refused(connection, statement: str
     assert refused(connection, statement).status == 400
 
 
+def test_who_wants_to_know_the_columns_hears_where(connection):
+    assert "DESCRIBE and SUMMARIZE are not offered here" in refused(connection, "DESCRIBE readings").message
+    assert "GET /sql/schema" in refused(connection, "SUMMARIZE readings").message
+
+
 def test_an_error_says_where_counted_in_characters(connection):
     assert refused(connection, "SELECT 'ä', getenv('x')").extra == {"position": 12}
     assert refused(connection, "SELECT 'ä' FROM hidden").extra == {"position": 16}

@@ -114,7 +114,7 @@ def _position(cursor: str, page: Page) -> tuple[datetime, int]:
 
 
 def _newest(query: Query, last: LastValue, selection: Selection) -> Plan:
-    """The newest row of each series; of several with the same time the one that came last."""
+    """The newest row of each series; of several with the same time one of the batch that came last."""
     by = selection.fields(selection.keys if last.by is None else last.by, "/lastValue/by")
     asked = _fields(query, selection)
     fields = (*(field for field in by if field not in asked), *asked)

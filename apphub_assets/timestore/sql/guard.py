@@ -40,6 +40,8 @@ NODES = {
     "ORDER_DEFAULT", "ASCENDING", "DESCENDING",
 }  # fmt: skip
 
+NAMES = {"SHOW_REF": "SHOW, DESCRIBE and SUMMARIZE are"}
+HINT = "read a dataset by SELECT … FROM, and its columns by GET /sql/schema"
 # As DuckDB compares names. Python's `lower` also makes a k of the Kelvin sign, and so another name.
 FOLDING = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
@@ -113,7 +115,7 @@ class _Check:
         if "class" in node:
             self._expression(node)
         elif isinstance(kind, str) and kind not in NODES and not kind.endswith("_TYPE_INFO"):
-            raise self._refusal(node, f"{kind} is not offered here; read a dataset by SELECT … FROM")
+            raise self._refusal(node, f"{NAMES.get(kind, f'{kind} is')} not offered here; {HINT}")
         inner = dict(node)
         if node.get("class") == "CONSTANT":
             return
@@ -144,7 +146,7 @@ class _Check:
         name, schema = folded(node["function_name"]), node.get("schema", "")
         if name not in allowed or schema not in FUNCTION_SCHEMAS or node.get("catalog"):
             shown = ".".join(part for part in (node.get("catalog"), schema, node["function_name"]) if part)
-            raise self._refusal(node, f"function {shown} is not offered here; docs/decisions/sql.md says which are")
+            raise self._refusal(node, f"function {shown} is not offered here; docs/queries.md says which are")
 
     def _table_function(self, function: Json) -> Json:
         """What remains to be looked at of a function in FROM."""
