@@ -1,17 +1,22 @@
 """Batches that are written together: each has its own fate."""
 
+import threading
 import time
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from apphub_assets.timestore import store
 from apphub_assets.timestore.errors import LakeConflict
 from apphub_assets.timestore.ingest.intake import Delivery, prepare, rows_of_objects
+from apphub_assets.timestore.ingest.writer import Writer
 from apphub_assets.timestore.ingest.writing import Incoming, Outcome, Written, write
-from apphub_assets.timestore.spec import parse_fields
+from apphub_assets.timestore.lake import Connection, Lake
+from apphub_assets.timestore.spec import DatasetInfo, parse_fields
 from tests.fixtures.timestore import Timestore
 
 
@@ -38,6 +43,53 @@ def test_a_batch_is_not_written_without_times_when_another_made_the_dataset_with
     outcomes = written(timestore, *batches) if together else [written(timestore, each)[0] for each in batches]
     assert {type(each) for each in outcomes} == {Written, LakeConflict}
     assert timestore.ask("SELECT count(*) FROM lake.main.readings") == [(1,)]
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A big source: it is being written until somebody says that it is."""
+
+    begun: threading.Semaphore
+    done: threading.Event
+    row_count: int = 1
+    byte_count: int = 1
+
+    def append_to(self, connection: Connection, dataset: DatasetInfo) -> None:
+        self.begun.release()
+        assert self.done.wait(60)
+        store.append_from(connection, dataset, "SELECT TIMESTAMP '2026-01-02' AS timestamp, 2 AS value")
+
+
+def test_small_batches_do_not_wait_for_big_ones(timestore: Timestore):
+    row = {"timestamp": "2026-01-01T00:00:00Z", "value": 1}
+    written(timestore, first_batch("readings", row, key="first"))
+    writer = Writer(timestore.lake, timestore.database, timestore.settings)
+    writer.start()
+    slow = Slow(threading.Semaphore(0), threading.Event())
+    with ThreadPoolExecutor(2) as pool:
+        big = [replace(first_batch("readings", row, key=key), source=slow) for key in "ab"]
+        results = [pool.submit(writer.write_now, each) for each in big]
+        assert slow.begun.acquire(timeout=30)
+        # The other one is about to begin, if it may.
+        slow.begun.acquire(timeout=1)
+        try:
+            assert writer.submit(first_batch("readings", row, key="small")).result(timeout=10).batch.row_count == 1
+        finally:
+            slow.done.set()
+        assert [each.result().batch.row_count for each in results] == [1, 1]
+    writer.stop()
+
+
+def test_batches_wait_together_for_an_instance_that_comes_free(timestore: Timestore):
+    lake = Lake(timestore.settings.model_copy(update={"query_timeout": 0.5}))
+    row = {"timestamp": "2026-01-01T00:00:00Z", "value": 1}
+    batches = [first_batch("readings", row, key=str(number)) for number in range(3)]
+    with ThreadPoolExecutor(1) as pool:
+        with lake.writing(), lake.writing():
+            late = pool.submit(write, lake, timestore.database, batches, until=time.monotonic() + 30)
+            time.sleep(1.5)
+        assert {each.batch.snapshot_id for each in late.result().values()} == {1}
+    lake.close()
 
 
 def test_a_batch_that_postgres_does_not_take_fails_alone(timestore: Timestore):

@@ -54,6 +54,8 @@ class Writer:
         self._expected = 1
         self._changed = threading.Condition()
         self._stopping = False
+        # One at a time: an instance of the lake is left for what is small.
+        self._big = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="timestore-writer", daemon=True)
 
     @property
@@ -100,8 +102,9 @@ class Writer:
         Raises:
             AppHubError: why it can't be written.
         """
-        until = time.monotonic() + self._settings.ingest_timeout
-        return _result(batch, self._write([batch], until))
+        with self._big:
+            until = time.monotonic() + self._settings.ingest_timeout
+            return _result(batch, self._write([batch], until))
 
     def _run(self) -> None:
         while group := self._next_group():

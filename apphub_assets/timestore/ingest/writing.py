@@ -23,6 +23,7 @@ from apphub_assets.timestore.errors import (
     DatasetInactive,
     IncompatibleSchema,
     KeyReused,
+    LakeBusy,
     LakeConflict,
     LakeUnavailable,
 )
@@ -122,7 +123,7 @@ def write(lake: Lake, database: Database, wanted: Sequence[Incoming], *, until: 
             plans = _plans(database, waiting, outcomes)
             if plans:
                 _commit(lake, database, plans)
-        except (LakeConflict, LakeUnavailable, OperationalError, PoolTimeout) as error:
+        except (LakeBusy, LakeConflict, LakeUnavailable, OperationalError, PoolTimeout) as error:
             if time.monotonic() > until:
                 return outcomes | dict.fromkeys((batch.id for batch in waiting), _gave_up(error))
             log.info("ingest.retried", reason=clean(error))
@@ -135,7 +136,7 @@ def write(lake: Lake, database: Database, wanted: Sequence[Incoming], *, until: 
 
 def _gave_up(error: Exception) -> Exception:
     """What is told when time is up: an attempt whose end is unknown may have written the batch."""
-    if isinstance(error, LakeConflict):
+    if isinstance(error, LakeBusy | LakeConflict):
         return error
     return LakeUnavailable(
         f"the batch could not be written in time, or it is not known that it was: {clean(error)};"
