@@ -57,6 +57,7 @@ class Receipt:
     datasets: list[Json] = field(default_factory=list)
     schemas: list[Json] = field(default_factory=list)
     moves: list[Json] = field(default_factory=list)
+    purged: list[Json] = field(default_factory=list)
     batches: list[BatchRow] = field(default_factory=list)
     retired: list[Retired] = field(default_factory=list)
     events: list[Json] = field(default_factory=list)

@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
+from apphub_assets.timestore.admin import datasets
+from apphub_assets.timestore.errors import GraceOver, LakeConflict
+from apphub_assets.timestore.ingest.writing import NOBODY
 from apphub_assets.timestore.models import Access, Batch, Dataset, Manifest
 from apphub_assets.timestore.spec import Status
 from apphub_assets.timestore.upkeep import purging, trimming
@@ -136,6 +139,30 @@ def test_a_purge_that_was_cut_short_is_finished(week: Keeper, monkeypatch):
     (again,) = purging.due(week.database, now)
     purging.purge(week.lake, week.database, again)
     assert week.catalog("SELECT count(*) FROM timestore.datasets") == [(0,)]
+
+
+def test_a_dataset_that_was_restored_meanwhile_is_not_purged(week: Keeper):
+    now = datetime.now(UTC)
+    with week.database.transaction() as session:
+        session.execute(update(Dataset).values(status=Status.DELETED, purge_after=now))
+    (found,) = purging.due(week.database, now)
+    with week.database.transaction() as session:
+        session.execute(update(Dataset).values(status=Status.ACTIVE))
+    with pytest.raises(LakeConflict):
+        purging.purge(week.lake, week.database, found)
+    week.check()
+
+
+def test_a_dataset_that_is_half_purged_can_not_be_restored(week: Keeper, monkeypatch):
+    now = datetime.now(UTC)
+    with week.database.transaction() as session:
+        session.execute(update(Dataset).values(status=Status.DELETED, purge_after=now))
+    (found,) = purging.due(week.database, now)
+    monkeypatch.setattr(purging.repository, "delete_purged", lambda *_: None)
+    purging.purge(week.lake, week.database, found)
+    behind = now - timedelta(minutes=1)
+    with week.database.transaction() as session, pytest.raises(GraceOver):
+        datasets.restore(session, SLUG, NOBODY, behind)
 
 
 def _bytes(most: int) -> Retention:

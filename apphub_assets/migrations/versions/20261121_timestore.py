@@ -53,6 +53,17 @@ BEGIN
         RAISE EXCEPTION 'transaction conflict: the dataset was given rows meanwhile';
     END IF;
 
+    -- Nobody can restore it from now on, whatever the clock of the one who tries says.
+    UPDATE timestore.datasets d SET purge_after = 'epoch'
+        FROM jsonb_to_recordset(receipt->'purged') AS p(dataset_id text)
+        WHERE d.id = p.dataset_id AND d.status = 'deleted';
+    IF EXISTS (
+        SELECT FROM jsonb_to_recordset(receipt->'purged') AS p(dataset_id text)
+        JOIN timestore.datasets d ON d.id = p.dataset_id WHERE d.status <> 'deleted'
+    ) THEN
+        RAISE EXCEPTION 'transaction conflict: the dataset was restored meanwhile';
+    END IF;
+
     -- What was taken out goes first: a commit may replace a batch.
     WITH gone AS (
         UPDATE timestore.batches b SET retired_at = clock_timestamp()

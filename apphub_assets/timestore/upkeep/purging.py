@@ -38,7 +38,8 @@ def purge(lake: Lake, database: Database, purged: Purged) -> None:
     """Remove a dataset for good; one that was half removed is removed whole.
 
     Raises:
-        LakeConflict, LakeUnavailable: the lake can't be changed now; try again later.
+        LakeConflict: it was restored meanwhile.
+        LakeUnavailable: the lake can't be changed now; try again later.
     """
     dataset = purged.dataset
     with database.reading() as session:
@@ -49,6 +50,7 @@ def purge(lake: Lake, database: Database, purged: Purged) -> None:
             committing_alone(connection, database, f"purge {dataset.slug}") as commit,
         ):
             store.drop_table(commit.connection, dataset)
+            commit.receipt.purged.append({"dataset_id": dataset.id})
             payload = {"datasetId": dataset.id, "datasetSlug": dataset.slug, "rowCount": purged.rows}
             commit.receipt.add_event("timestore.dataset.purged", payload, source=SOURCE)
     with database.transaction() as session:
