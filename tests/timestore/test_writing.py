@@ -4,7 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from apphub_assets.timestore.ingest.intake import Delivery, prepare, rows_of_obj
 from apphub_assets.timestore.ingest.writer import Writer
 from apphub_assets.timestore.ingest.writing import Incoming, Outcome, Written, write
 from apphub_assets.timestore.lake import Connection, Lake
-from apphub_assets.timestore.spec import DatasetInfo, parse_fields
+from apphub_assets.timestore.spec import DatasetInfo, TimeRange, parse_fields
 from tests.fixtures.timestore import Timestore
 
 
@@ -43,6 +43,12 @@ def test_a_batch_is_not_written_without_times_when_another_made_the_dataset_with
     outcomes = written(timestore, *batches) if together else [written(timestore, each)[0] for each in batches]
     assert {type(each) for each in outcomes} == {Written, LakeConflict}
     assert timestore.ask("SELECT count(*) FROM lake.main.readings") == [(1,)]
+
+
+def test_the_window_of_a_batch_holds_its_rows_whatever_was_announced(timestore: Timestore):
+    day = datetime(2025, 1, 1, tzinfo=UTC)
+    batch = timestore.ingest("readings", "2026-06-01", time_range=TimeRange(day, day + timedelta(hours=1))).batch
+    assert (batch.start_at, batch.end_at) == (day, datetime(2026, 6, 1, tzinfo=UTC))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def prepare(delivery: Delivery, dataset: DatasetInfo | None, content: Content, d
     Raises:
         InvalidBody: a name has a NUL.
     """
-    span = delivery.time_range or content.span
+    given = delivery.time_range or content.span
     key, whole = identity_of(delivery, digest)
     return Incoming(
         slug=parse_slug(delivery.slug),
@@ -128,8 +128,9 @@ def prepare(delivery: Delivery, dataset: DatasetInfo | None, content: Content, d
         source=content.source,
         key=key,
         content=whole,
-        start=span.start,
-        end=span.end,
+        # Whoever takes rows out of a window counts a batch as gone that lies in it.
+        start=min(given.start, content.span.start),
+        end=max(given.end, content.span.end),
         partition_key=delivery.partition_key,
         attributes=delivery.attributes,
         statistics=content.statistics,
