@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     snapshot_retention_hours: float = Field(
         168.0, ge=1, description="How far back datasets can be queried as they were."
     )
+    snapshots_max: int = Field(
+        200_000, ge=1, description="Snapshots beyond which the oldest go earlier, but none within an hour."
+    )
     orphan_grace_hours: float = Field(
         24.0, ge=1, description="Age at which files that nothing refers to go to the quarantine."
     )

@@ -60,6 +60,16 @@ def test_of_older_snapshots_only_the_newest_stays(keeper: Keeper):
     keeper.check()
 
 
+def test_beyond_a_number_of_snapshots_the_oldest_go_earlier_but_none_within_an_hour(keeper: Keeper):
+    for _ in range(4):
+        newest = keeper.add()
+    few = keeper.settings.model_copy(update={"snapshots_max": 2})
+    assert expire(keeper.lake, keeper.database, few, datetime.now(UTC)).snapshots == []
+    expire(keeper.lake, keeper.database, few, later(0.1))
+    assert keeper.snapshots() == [newest - 1, newest]
+    keeper.check()
+
+
 def test_the_snapshot_that_a_query_for_the_beginning_of_the_window_needs_stays(keeper: Keeper):
     old = keeper.add()
     keeper.catalog("UPDATE timestore.ducklake_snapshot SET snapshot_time = now() - interval '9 days' RETURNING 1")

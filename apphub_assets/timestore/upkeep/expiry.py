@@ -1,5 +1,7 @@
 """Old snapshots go, so that files that only they need can go; time travel stays within a window.
 
+The window is shorter where there are very many of them: DuckLake reads all that there are whenever one is to go.
+
 DuckLake decides which rows of its catalog go with a snapshot, and has taken live ones in the past (duckdb/ducklake
 issue 527). So what the snapshots that stay need is noted before, and put back if it is not there after.
 """
@@ -31,7 +33,10 @@ OLDEST_TRANSACTION = text(
 EXPIRED = text(
     """
     SELECT snapshot_id FROM timestore.ducklake_snapshot
-    WHERE snapshot_id < (SELECT max(snapshot_id) FROM timestore.ducklake_snapshot WHERE snapshot_time <= :horizon)
+    WHERE snapshot_id < (SELECT max(snapshot_id) FROM timestore.ducklake_snapshot WHERE snapshot_time <= :needed)
+        AND (snapshot_id < (SELECT max(snapshot_id) FROM timestore.ducklake_snapshot WHERE snapshot_time <= :horizon)
+            OR snapshot_id <= (SELECT snapshot_id FROM timestore.ducklake_snapshot
+                ORDER BY snapshot_id DESC OFFSET :most LIMIT 1))
     ORDER BY snapshot_id LIMIT :limit
     """
 )
@@ -88,11 +93,12 @@ def expire(lake: Lake, database: Database, settings: Settings, now: datetime) ->
 
 
 def _due(session: Session, settings: Settings, now: datetime) -> Expired:
-    horizon = now - max(timedelta(hours=settings.snapshot_retention_hours), YOUNGEST)
+    needed, horizon = now - YOUNGEST, now - timedelta(hours=settings.snapshot_retention_hours)
     oldest: datetime | None = session.scalar(OLDEST_TRANSACTION)
     if oldest is not None:
-        horizon = min(horizon, oldest)
-    found = list(session.scalars(EXPIRED, {"horizon": horizon, "limit": AT_ONCE + 1}))
+        needed = min(needed, oldest)
+    limits = {"needed": needed, "horizon": horizon, "most": settings.snapshots_max, "limit": AT_ONCE + 1}
+    found = list(session.scalars(EXPIRED, limits))
     return Expired(found[:AT_ONCE], left=len(found) > AT_ONCE)
 
 
