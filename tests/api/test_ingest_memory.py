@@ -112,3 +112,18 @@ def test_a_megabyte_that_a_parquet_file_repeats_by_its_dictionary(api: Api):
     memory = Memory(api.pid)
     check_problem(api.ingest(small, PARQUET), 413, "batch_too_large")
     assert memory.growth < 512 * MIB
+
+
+@pytest.mark.parametrize("kind", [PARQUET, ARROW])
+def test_many_columns(api: Api, kind: str):
+    """DuckDB alone runs out of memory when it partitions and sorts these rows."""
+    slug, count = f"wide-{len(kind)}", 100_000
+    columns = {f"c{number}": np.full(count, number / 2) for number in range(200)}
+    wide = pa.table({"timestamp": pa.array(np.arange(count), pa.timestamp("s"))} | columns)
+    content = parquet_bytes(wide) if kind == PARQUET else arrow_bytes(wide)
+    answer = api.client.post(f"/datasets/{slug}/ingest", content=content, headers={"content-type": kind})
+    assert answer.status_code == 201, answer.text
+    span = {"start": "1970-01-01T00:00:00Z", "end": "1971-01-01T00:00:00Z"}
+    total = {"intervalUnit": "month", "intervalSize": 1200, "aggregations": [{"fn": "sum", "column": "c7"}]}
+    found = api.client.post(f"/datasets/{slug}/query", json={"timeRange": span, "downsample": total}).json()
+    assert found["rows"][0]["sum_c7"] == count * 3.5

@@ -20,6 +20,7 @@ from apphub_assets.kit.ids import new_id
 from apphub_assets.timestore import repository, store
 from apphub_assets.timestore.commits import Commit, committing
 from apphub_assets.timestore.errors import (
+    BatchTooLarge,
     DatasetInactive,
     IncompatibleSchema,
     KeyReused,
@@ -151,11 +152,20 @@ def _apart(
     """One batch can't be written: find out which, so that it fails alone."""
     if len(waiting) == 1:
         log.warning("ingest.failed", dataset=waiting[0].slug, reason=clean(error))
-        return {waiting[0].id: error}
+        return {waiting[0].id: _told(error)}
     outcomes: dict[str, Outcome] = {}
     for batch in waiting:
         outcomes |= write(lake, database, [batch], until=until)
     return outcomes
+
+
+def _told(error: Exception) -> Exception:
+    if not isinstance(error, duckdb.OutOfMemoryException):
+        return error
+    return BatchTooLarge(
+        "writing the batch takes more memory than there is for it (APPHUB_WRITE_MEMORY_BYTES); nothing was written,"
+        " send it in parts of fewer rows"
+    )
 
 
 def _plans(database: Database, waiting: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[Plan]:
