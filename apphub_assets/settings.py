@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     ingest_queue_bytes: int = Field(64 * MIB, description="Batches that wait to be written; further ones get a 429.")
     ingest_timeout: float = Field(30.0, description="A batch that can't be written by then is refused.")
     write_memory_bytes: int = Field(256 * MIB, description="DuckDB's memory for writing, per process.")
+    upkeep_memory_bytes: int = Field(1024 * MIB, description="DuckDB's memory for merging files, per run.")
     query_memory_bytes: int = Field(160 * MIB, description="DuckDB's memory for one query.")
     query_concurrency: int = Field(3, description="Queries at once per API process; further ones wait.")
     query_timeout: float = Field(60.0, description="Deadline of one query.")

@@ -193,7 +193,7 @@ class Lake:
             LakeUnavailable, StorageMoved: the lake can't be opened.
         """
         self.prepare()
-        access = Access(read_only=False, memory_bytes=self._settings.write_memory_bytes)
+        access = Access(read_only=False, memory_bytes=self._settings.upkeep_memory_bytes)
         with self.opened(access) as connection:
             connection.execute(f"SET ducklake_target_file_size = '{self.target_bytes}B'")
             yield connection
