@@ -218,6 +218,12 @@ def test_a_number_beyond_doubles_is_refused_whichever_part_notices(refuse: Refus
         assert refuse(400, "invalid_body", **request)["detail"]
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_without_commas_is_told_what_it_has_instead(refuse: Refuse, separator: str):
+    body = f"timestamp{separator}value\n2026-01-01T00:00:00Z{separator}1,5\n"
+    assert "separate cells by commas" in refuse(400, "invalid_body", **raw(body, "text/csv"))["detail"]
+
+
 @pytest.mark.parametrize("cell", ["nan", "NaN", "inf", "-Infinity", "1e400"])
 def test_numbers_in_csv_are_finite(refuse: Refuse, cell):
     body = f"timestamp,value\n2026-01-01T00:00:00Z,1\n2026-01-01T00:00:00Z,{cell}\n"

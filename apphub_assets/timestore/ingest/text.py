@@ -13,6 +13,9 @@ from apphub_assets.timestore.spec import Field
 
 BOOLEANS = {"true": True, "false": False}
 
+# What others put where CSV (RFC 4180) has a comma.
+SEPARATORS = (";", "\t", "|")
+
 
 def objects_of_ndjson(body: bytes) -> list[Any]:
     """The values of the lines that are not blank.
@@ -57,6 +60,8 @@ def objects_of_csv(body: bytes, fields: Sequence[Field] | None) -> list[dict[str
 def _check_header(header: Sequence[str]) -> None:
     if not header:
         raise InvalidBody("the CSV is empty; its first line names the columns")
+    if len(header) == 1 and (found := next((each for each in SEPARATORS if each in header[0]), None)):
+        raise InvalidBody(f"the CSV's first line has no comma but {found!r}; separate cells by commas")
     names = [name.lower() for name in header]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
