@@ -1,6 +1,7 @@
 """A database for the time of a test or a command: `python -m apphub_assets.stack.throwaway alembic check`."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,17 +16,21 @@ from apphub_assets.stack.layout import Layout
 from apphub_assets.stack.postgres import EmbeddedPostgres
 from apphub_assets.stack.supervisor import confined
 
+MEMORY = Path("/dev/shm")  # noqa: S108 a folder of its own is made below it
+# What WAL grows to before it is used again, and a few databases; containers have 64 MB unless told otherwise.
+ENOUGH_MEMORY = 4 * 1024**3
+
 
 @contextmanager
 def throwaway_database(*, durable: bool = False) -> Iterator[str]:
     """Run a database server in a temporary folder; yields the `postgresql://` URL of its migrated database.
 
-    One that is not durable does not wait for the disk.
+    One that is not durable does not wait for the disk, and lies in memory where there is enough of it.
 
     Raises:
         ChildFailed: the server does not come up.
     """
-    with tempfile.TemporaryDirectory(prefix="apphub-db-") as folder:
+    with tempfile.TemporaryDirectory(prefix="apphub-db-", dir=None if durable else _memory()) as folder:
         layout = Layout(Path(folder))
         layout.create()
         postgres = EmbeddedPostgres(layout, durable=durable)
@@ -35,6 +40,11 @@ def throwaway_database(*, durable: bool = False) -> Iterator[str]:
                 yield postgres.url
         finally:
             layout.remove_sockets()
+
+
+def _memory() -> Path | None:
+    """A folder in memory; None where there is none or it is small."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ENOUGH_MEMORY else None
 
 
 @contextmanager
