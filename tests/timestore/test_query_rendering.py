@@ -3,8 +3,9 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from pydantic import SecretStr
 
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import QueryTooLong
@@ -20,6 +22,7 @@ from apphub_assets.timestore.lake import Lake, inlining
 from apphub_assets.timestore.query.rendering import FORMATS, Format
 from apphub_assets.timestore.query.service import run
 from apphub_assets.timestore.spec import DatasetInfo
+from tests.fixtures.postgres import copy_of
 from tests.timestore.asking import FIELDS, dataset_of, insert, make, planned, rendered
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
@@ -123,12 +126,31 @@ def read(media_type: str, data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data)) if media_type == PARQUET else pa.ipc.open_stream(data).read_all()
 
 
+@dataclass(frozen=True)
+class Big:
+    """A dataset of five million rows."""
+
+    settings: Settings
+    lake: Lake
+    dataset: DatasetInfo
+
+
+@pytest.fixture(scope="module")
+def big(template_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Big]:
+    """Made once, and only read."""
+    with copy_of(template_url, "rendering") as url:
+        settings = Settings(home=tmp_path_factory.mktemp("rendering"), database_url=SecretStr(url))
+        with closing(Lake(settings)) as lake:
+            dataset = dataset_of(FIELDS)
+            make(lake, dataset)
+            row = "TIMESTAMP '2025-01-01' + to_milliseconds(i * 500), 's' || i % 7, i / 3, i, true, 1.5, NULL, 'k'"
+            insert(lake, dataset, f"SELECT {row} FROM range(5_000_000) t(i)")
+            yield Big(settings, lake, dataset)
+
+
 @pytest.mark.parametrize("wanted", FORMATS, ids=lambda wanted: wanted.media_type)
-def test_five_million_rows_need_no_more_memory_than_a_few(
-    lake: Lake, wanted: Format, many: Callable[[int], DatasetInfo], tmp_path: Path
-):
-    dataset = many(5_000_000)
-    plan = planned(lake, dataset, columns=["site", "value", "n"])
+def test_five_million_rows_need_no_more_memory_than_a_few(big: Big, wanted: Format, tmp_path: Path):
+    plan = planned(big.lake, big.dataset, columns=["site", "value", "n"])
     process, peak = psutil.Process(), 0
     before = process.memory_info().rss
 
@@ -138,32 +160,17 @@ def test_five_million_rows_need_no_more_memory_than_a_few(
             peak = max(peak, process.memory_info().rss - before)
             return super().write(data)
 
-    with Watched(tmp_path / "answer", "w") as sink, run(lake, plan, wanted.select(plan.fields)) as answer:
+    with Watched(tmp_path / "answer", "w") as sink, run(big.lake, plan, wanted.select(plan.fields)) as answer:
         wanted.write(answer, sink)
     # DuckDB's own, and as much again for what is on the way; the rows are 400 MB of JSON.
-    assert peak < 2 * lake._settings.query_memory_bytes
+    assert peak < 2 * big.settings.query_memory_bytes
 
 
-@pytest.fixture
-def many(lake: Lake) -> Callable[[int], DatasetInfo]:
-    def make_many(rows: int) -> DatasetInfo:
-        dataset = dataset_of(FIELDS)
-        make(lake, dataset)
-        row = "TIMESTAMP '2025-01-01' + to_milliseconds(i * 500), 's' || i % 7, i / 3, i, true, 1.5, NULL, 'k'"
-        insert(lake, dataset, f"SELECT {row} FROM range({rows}) t(i)")
-        return dataset
-
-    return make_many
-
-
-def test_a_query_that_takes_too_long_says_so_in_the_midst_of_its_rows(
-    lake: Lake, lake_settings: Settings, many: Callable[[int], DatasetInfo]
-):
-    dataset = many(1_000_000)
-    hasty = Lake(lake_settings.model_copy(update={"query_timeout": 1.0}))
+def test_a_query_that_takes_too_long_says_so_in_the_midst_of_its_rows(big: Big):
+    hasty = Lake(big.settings.model_copy(update={"query_timeout": 1.0}))
 
     def read_slowly() -> None:
-        with run(hasty, planned(hasty, dataset), "n") as answer:
+        with run(hasty, planned(hasty, big.dataset), "n") as answer:
             for _ in answer.batches():
                 time.sleep(0.05)
 
