@@ -15,6 +15,7 @@ from apphub_assets.kit.db import Database
 from apphub_assets.kit.ids import new_id
 
 CHANNEL = "apphub_events"
+QUIET_SECONDS = 0.2
 
 
 def append(
@@ -76,7 +77,7 @@ def expire(session: Session, days: float, now: datetime) -> int:
 
 @contextmanager
 def listener(url: str) -> Iterator[Iterator[bool]]:
-    """Yield an iterator over wake-ups: True when something was appended, False after a quiet fifth of a second.
+    """Yield an iterator over wake-ups: True when something was appended, False after QUIET_SECONDS without.
 
     The connection is dedicated to LISTEN. `psycopg.OperationalError` passes through when Postgres goes away; the
     caller reads from its last sequence when it is back, so nothing is missed.
@@ -88,4 +89,4 @@ def listener(url: str) -> Iterator[Iterator[bool]]:
 
 def _wake_ups(connection: psycopg.Connection[Any]) -> Iterator[bool]:
     while True:
-        yield any(True for _ in connection.notifies(timeout=0.2, stop_after=1))
+        yield any(True for _ in connection.notifies(timeout=QUIET_SECONDS, stop_after=1))

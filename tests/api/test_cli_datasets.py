@@ -41,6 +41,10 @@ def url(api) -> Iterator[str]:
 
 @pytest.fixture
 def apphub(url: str) -> Apphub:
+    return commands(url)
+
+
+def commands(url: str) -> Apphub:
     """Run a command: `apphub("list")` is `apphub dataset list`; what it prints is not for a terminal."""
     runner = CliRunner(env={"APPHUB_URL": url, "COLUMNS": "160", "TERM": "dumb"})
     return lambda *arguments, **values: runner.invoke(app, ["dataset", *map(str, arguments)], **values)
@@ -313,11 +317,21 @@ class TestParts:
 
 
 class TestAsking:
-    @pytest.fixture
-    def readings(self, apphub, tmp_path) -> Apphub:
+    """Nothing is changed here, so all ask the same API."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, shared_api) -> Iterator[str]:
+        with serving(shared_api.app) as address:
+            yield f"http://{address}"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def readings(cls, url, tmp_path_factory) -> Apphub:
         """Two sites, each with a reading per minute for four hours: 0, 1, 2 … and 1000, 1001 …"""
+        apphub, folder = commands(url), tmp_path_factory.mktemp("readings")
         for site, first in (("north", 0), ("south", 1000)):
-            done(apphub("ingest", "readings", csv_file(tmp_path, range(first, first + 240), site)))
+            done(apphub("ingest", "readings", csv_file(folder, range(first, first + 240), site)))
         return apphub
 
     def test_rows_are_a_table(self, readings):

@@ -26,25 +26,27 @@ def register(api, **values):
     return api.post("/apps", json={"id": "hello", "name": "Hello", "repoUrl": "https://example.org/h.git", **values})
 
 
-def test_an_unknown_route(api):
-    check_problem(api.get("/nowhere"), 404, "route_not_found")
+def test_an_unknown_route(shared_api):
+    check_problem(shared_api.get("/nowhere"), 404, "route_not_found")
 
 
-def test_a_method_that_a_route_does_not_have(api):
-    check_problem(api.patch("/apps"), 405, "method_not_allowed")
+def test_a_method_that_a_route_does_not_have(shared_api):
+    check_problem(shared_api.patch("/apps"), 405, "method_not_allowed")
 
 
-def test_an_unknown_app(api):
-    body = check_problem(api.get("/apps/nothing"), 404, "app_not_found")
+def test_an_unknown_app(shared_api):
+    body = check_problem(shared_api.get("/apps/nothing"), 404, "app_not_found")
     assert "nothing" in body["detail"]
 
 
-def test_a_body_that_is_not_json(api):
-    check_problem(api.post("/apps", content=b"{", headers={"content-type": "application/json"}), 400, "invalid_input")
+def test_a_body_that_is_not_json(shared_api):
+    check_problem(
+        shared_api.post("/apps", content=b"{", headers={"content-type": "application/json"}), 400, "invalid_input"
+    )
 
 
-def test_missing_fields_are_pointed_at(api):
-    body = check_problem(api.post("/apps", json={"id": "hello"}), 400, "invalid_input")
+def test_missing_fields_are_pointed_at(shared_api):
+    body = check_problem(shared_api.post("/apps", json={"id": "hello"}), 400, "invalid_input")
     assert {error["pointer"] for error in body["errors"]} == {"/name", "/repoUrl"}
 
 
@@ -68,11 +70,11 @@ def test_missing_fields_are_pointed_at(api):
         ("tags", [{"key": "k", "value": str(n)} for n in range(65)]),
     ],
 )
-def test_bad_values_are_refused_by_name_and_change_nothing(api, field, value):
-    body = check_problem(register(api, **{field: value}), 400, "invalid_input")
+def test_bad_values_are_refused_by_name_and_change_nothing(shared_api, field, value):
+    body = check_problem(register(shared_api, **{field: value}), 400, "invalid_input")
 
     assert body["errors"][0]["pointer"].startswith(f"/{field}")
-    assert api.get("/apps").json()["total"] == 0
+    assert shared_api.get("/apps").json()["total"] == 0
 
 
 @pytest.mark.parametrize(
@@ -92,12 +94,12 @@ def test_bad_values_are_refused_by_name_and_change_nothing(api, field, value):
         "http://example.org/\nx.git",
     ],
 )
-def test_addresses_that_lead_inside_are_refused_at_registration(api, url):
-    check_problem(register(api, repoUrl=url), 422, "address_refused")
+def test_addresses_that_lead_inside_are_refused_at_registration(shared_api, url):
+    check_problem(register(shared_api, repoUrl=url), 422, "address_refused")
 
 
-def test_a_secret_in_an_address_is_not_repeated(api):
-    assert "hunter2" not in register(api, repoUrl="https://ada:hunter2@example.org/x.git").text
+def test_a_secret_in_an_address_is_not_repeated(shared_api):
+    assert "hunter2" not in register(shared_api, repoUrl="https://ada:hunter2@example.org/x.git").text
 
 
 def test_a_body_over_the_limit_is_refused_however_it_is_sent(serve):
@@ -117,9 +119,9 @@ def test_a_broken_cursor_or_etag_is_the_callers_mistake(api):
     check_problem(api.put("/apps/hello/tags", json={"tags": []}, headers={"If-Match": "x"}), 400, "invalid_input")
 
 
-def test_what_postgres_cannot_hold_is_the_callers_mistake(api):
+def test_what_postgres_cannot_hold_is_the_callers_mistake(shared_api):
     for path in ("/apps/%00", "/builds/%00", "/apps/%00/launches", "/admin/events?type=%00"):
-        assert "NUL" in check_problem(api.get(path), 400, "invalid_input")["detail"]
+        assert "NUL" in check_problem(shared_api.get(path), 400, "invalid_input")["detail"]
 
 
 def test_a_refusal_is_audited_whatever_the_path(guarded):
@@ -130,16 +132,16 @@ def test_a_refusal_is_audited_whatever_the_path(guarded):
 
 
 @pytest.mark.parametrize("path", ["/admin/events", "/admin/events?jsonPath=$", "/admin/audit"])
-def test_a_cursor_of_something_else_is_the_callers_mistake(api, path):
+def test_a_cursor_of_something_else_is_the_callers_mistake(shared_api, path):
     for value in ("abc", {"a": 1}, True, -1, 1.5, 2**63, None):
         url = f"{path}{'&' if '?' in path else '?'}cursor={encode_cursor([value])}"
-        check_problem(api.get(url), 400, "invalid_cursor")
+        check_problem(shared_api.get(url), 400, "invalid_cursor")
 
 
-def test_a_cursor_that_is_deeply_nested_is_the_callers_mistake(api):
+def test_a_cursor_that_is_deeply_nested_is_the_callers_mistake(shared_api):
     nested = base64.urlsafe_b64encode(b"[" * 30_000).decode()
     for path in ("/apps", "/admin/events", "/admin/audit"):
-        check_problem(api.get(path, params={"cursor": nested}), 400, "invalid_cursor")
+        check_problem(shared_api.get(path, params={"cursor": nested}), 400, "invalid_cursor")
 
 
 def test_an_offset_beyond_every_list_is_the_callers_mistake(api):
@@ -164,6 +166,6 @@ def test_the_database_is_called_away_only_when_it_is(api, statement, status, cod
     check_problem(api.get("/execute"), status, code)
 
 
-def test_the_callers_correlation_id_is_kept_when_it_is_a_sane_one(api):
-    assert api.get("/health", headers={"X-Correlation-Id": "abc-1"}).headers["x-correlation-id"] == "abc-1"
-    assert api.get("/health", headers={"X-Correlation-Id": "a b\x7f"}).headers["x-correlation-id"] != "a b\x7f"
+def test_the_callers_correlation_id_is_kept_when_it_is_a_sane_one(shared_api):
+    assert shared_api.get("/health", headers={"X-Correlation-Id": "abc-1"}).headers["x-correlation-id"] == "abc-1"
+    assert shared_api.get("/health", headers={"X-Correlation-Id": "a b\x7f"}).headers["x-correlation-id"] != "a b\x7f"

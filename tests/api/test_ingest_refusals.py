@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from apphub_assets.settings import Settings
 from tests.api.test_errors import check_problem
+from tests.fixtures.api import ALONE, running_api
 from tests.fixtures.postgres import copy_of
 
 FIELDS = [
@@ -53,21 +54,17 @@ def settings(template_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield Settings(
             home=tmp_path_factory.mktemp("refusals"),
             database_url=SecretStr(url),
-            dagster_port=1,
-            pool_memory_bytes=0,
             ingest_max_rows=50_000,
             ingest_max_bytes=8 * 1024 * 1024,
             ingest_max_json_bytes=1024 * 1024,
+            **ALONE,
         )
 
 
 @pytest.fixture(scope="module")
 def api(settings: Settings) -> Iterator[TestClient]:
     """The API with datasets `readings`, of one row and every type, and `shelved`, which is archived."""
-    from apphub_api.app import create_app
-
-    host, peer = "http://127.0.0.1:4000", ("127.0.0.1", 50000)
-    with TestClient(create_app(settings), base_url=host, client=peer, raise_server_exceptions=False) as client:
+    with running_api(settings) as client:
         for slug in ("readings", "shelved"):
             body = {"schema": {"fields": FIELDS}, "rows": [GOOD], "idempotencyKey": "first"}
             assert client.post(f"/datasets/{slug}/ingest", json=body).status_code == 201
