@@ -21,7 +21,7 @@ up: $(INSTALLED) ## Start everything on http://127.0.0.1:4000 until Ctrl-C
 
 .PHONY: test
 test: $(INSTALLED) ## Run the whole suite; ARGS are passed to pytest
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: $(INSTALLED) ## Lint, types, import rules, and whether the migrations match the tables

@@ -1,7 +1,8 @@
-"""What all tests share: fixtures by topic, and the rule on skipping."""
+"""What all tests share: fixtures by topic, the order of files, and the rule on skipping."""
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,34 @@ pytest_plugins = [
     "tests.fixtures.launches",
     "tests.fixtures.stack",
 ]
+
+# The files that take longest, though they have few tests. Two that want the whole machine are not neighbours: one of
+# the pair mostly waits for containers or the clock.
+LONGEST_FIRST = (
+    "e2e/test_whole.py",
+    "launches/test_keeper.py",
+    "containers/test_sandbox.py",
+    "containers/test_build.py",
+    "stack/test_up.py",
+    "timestore/test_sql_processes.py",
+    "catalog/test_building.py",
+    "api/test_cli_datasets.py",
+    "timestore/test_assets.py",
+    "stack/test_demo.py",
+    "dagster/test_launcher.py",
+    "timestore/test_faults.py",
+    "timestore/test_kills.py",
+    "dagster/test_orchestrator.py",
+    "e2e/test_datasets.py",
+    "launches/test_pool.py",
+    "api/test_ingest_memory.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that the processes of `make test` end at about the same time."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.hookimpl(wrapper=True)
