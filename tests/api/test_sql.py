@@ -46,6 +46,16 @@ def rows(answer: Response) -> list[Json]:
 @pytest.fixture
 def filled(api: TestClient) -> TestClient:
     """The datasets `readings` and `lab.my-data`."""
+    return fill(api)
+
+
+@pytest.fixture(scope="module")
+def unchanged(shared_api: TestClient) -> TestClient:
+    """The same for all tests that only read."""
+    return fill(shared_api)
+
+
+def fill(api: TestClient) -> TestClient:
     assert ingest(api, batch(1.5, 2.5, None)).status_code == 201
     assert ingest(api, batch(7.0), slug="lab.my-data").status_code == 201
     return api
@@ -65,8 +75,8 @@ def guarded(serve: Callable[..., TestClient]) -> TestClient:
     return api
 
 
-def test_a_statement_is_answered_with_columns_rows_and_statistics(filled: TestClient):
-    answer = read(filled, "SELECT site, count(*) AS n, avg(value) AS mean FROM readings GROUP BY ALL").json()
+def test_a_statement_is_answered_with_columns_rows_and_statistics(unchanged: TestClient):
+    answer = read(unchanged, "SELECT site, count(*) AS n, avg(value) AS mean FROM readings GROUP BY ALL").json()
 
     assert answer["rows"] == [{"site": "north", "n": 3, "mean": 2.0}]
     assert answer["columns"] == [
@@ -79,21 +89,21 @@ def test_a_statement_is_answered_with_columns_rows_and_statistics(filled: TestCl
     assert answer["statistics"]["elapsedMs"] > 0
 
 
-def test_slugs_with_dots_and_dashes_are_quoted_and_case_does_not_matter(filled: TestClient):
-    assert rows(read(filled, 'SELECT d.value FROM "lab.my-data" d')) == [{"value": 7.0}]
-    assert rows(read(filled, 'SELECT "Lab.My-Data".value FROM "Lab.My-Data"')) == [{"value": 7.0}]
-    check_problem(read(filled, "FROM lab.my-data"), 400, "invalid_sql")
+def test_slugs_with_dots_and_dashes_are_quoted_and_case_does_not_matter(unchanged: TestClient):
+    assert rows(read(unchanged, 'SELECT d.value FROM "lab.my-data" d')) == [{"value": 7.0}]
+    assert rows(read(unchanged, 'SELECT "Lab.My-Data".value FROM "Lab.My-Data"')) == [{"value": 7.0}]
+    check_problem(read(unchanged, "FROM lab.my-data"), 400, "invalid_sql")
 
 
-def test_parameters_times_and_joins(filled: TestClient):
+def test_parameters_times_and_joins(unchanged: TestClient):
     sql = 'SELECT r.timestamp FROM readings r JOIN "lab.my-data" d USING (timestamp) WHERE d.value > ?'
-    assert rows(read(filled, sql, [5])) == [{"timestamp": "2026-01-01T00:00:00.000Z"}]
-    assert rows(read(filled, "SELECT $x + 1 AS y", {"x": 1})) == [{"y": 2}]
+    assert rows(read(unchanged, sql, [5])) == [{"timestamp": "2026-01-01T00:00:00.000Z"}]
+    assert rows(read(unchanged, "SELECT $x + 1 AS y", {"x": 1})) == [{"y": 2}]
 
 
-def test_csv_and_table(filled: TestClient):
-    csv = read(filled, "SELECT value FROM readings ORDER BY 1", form="csv")
-    table = read(filled, "SELECT value FROM readings ORDER BY 1", form="table")
+def test_csv_and_table(unchanged: TestClient):
+    csv = read(unchanged, "SELECT value FROM readings ORDER BY 1", form="csv")
+    table = read(unchanged, "SELECT value FROM readings ORDER BY 1", form="table")
 
     assert csv.headers["content-type"] == "text/csv; charset=utf-8"
     assert csv.text == "value\r\n1.5\r\n2.5\r\n\r\n"
@@ -125,28 +135,28 @@ def test_what_is_cut_off_is_said(serve: Callable[..., TestClient]):
         ("SELECT '" + "x" * 10_000 + "'", 413, "sql_too_long"),
     ],
 )
-def test_what_is_refused(filled: TestClient, sql: str, status: int, code: str):
-    check_problem(read(filled, sql), status, code)
+def test_what_is_refused(unchanged: TestClient, sql: str, status: int, code: str):
+    check_problem(read(unchanged, sql), status, code)
 
 
 @pytest.mark.parametrize("params", ['["\\ud800"]', '{"\\ud800": 1}'])
-def test_parameters_that_are_no_values_are_refused(api: TestClient, params: str):
+def test_parameters_that_are_no_values_are_refused(unchanged: TestClient, params: str):
     content = f'{{"sql": "SELECT $1", "params": {params}}}'
-    answer = api.post("/sql/read", content=content, headers={"content-type": "application/json"})
+    answer = unchanged.post("/sql/read", content=content, headers={"content-type": "application/json"})
 
     check_problem(answer, 400, "invalid_sql")
 
 
-def test_a_parameter_may_be_nested_deeply(api: TestClient):
+def test_a_parameter_may_be_nested_deeply(unchanged: TestClient):
     nested: list[Any] = [1]
     for _ in range(400):
         nested = [nested]
 
-    assert read(api, "SELECT len(?) AS n", params=[nested]).json()["rows"] == [{"n": 1}]
+    assert read(unchanged, "SELECT len(?) AS n", params=[nested]).json()["rows"] == [{"n": 1}]
 
 
-def test_an_error_points_at_its_place(filled: TestClient):
-    body = check_problem(read(filled, "SELECT nope FROM readings"), 400, "invalid_sql")
+def test_an_error_points_at_its_place(unchanged: TestClient):
+    body = check_problem(read(unchanged, "SELECT nope FROM readings"), 400, "invalid_sql")
 
     assert body["position"] == 7
     assert body["errors"][0]["pointer"] == "/sql"
@@ -154,14 +164,14 @@ def test_an_error_points_at_its_place(filled: TestClient):
 
 
 @pytest.mark.parametrize("body", [{}, {"sql": 1}, {"sql": "SELECT 1", "params": "x"}, {"sql": "SELECT '\ud800'"}])
-def test_a_malformed_body_is_refused(api: TestClient, body: Json):
+def test_a_malformed_body_is_refused(unchanged: TestClient, body: Json):
     content = json.dumps(body).encode()
-    answer = api.post("/sql/read", content=content, headers={"content-type": "application/json"})
+    answer = unchanged.post("/sql/read", content=content, headers={"content-type": "application/json"})
     check_problem(answer, 400, "invalid_input")
 
 
-def test_another_format_is_not_acceptable(api: TestClient):
-    check_problem(read(api, "SELECT 1", form="xml"), 406, "not_acceptable")
+def test_another_format_is_not_acceptable(unchanged: TestClient):
+    check_problem(read(unchanged, "SELECT 1", form="xml"), 406, "not_acceptable")
 
 
 def test_an_archived_dataset_can_still_be_read_and_a_deleted_one_is_gone(filled: TestClient):
@@ -249,8 +259,8 @@ def test_a_reading_is_noted_with_each_dataset_but_without_parameters(filled: Tes
     assert "1.5" not in json.dumps(details)
 
 
-def test_the_schema_lists_datasets_as_tables(filled: TestClient):
-    body = filled.get("/sql/schema").json()
+def test_the_schema_lists_datasets_as_tables(unchanged: TestClient):
+    body = unchanged.get("/sql/schema").json()
     (table,) = [table for table in body["tables"] if table["name"] == "readings"]
 
     assert body["fetchedAt"].endswith("Z")
@@ -264,8 +274,8 @@ def test_the_schema_lists_datasets_as_tables(filled: TestClient):
 
 
 @pytest.mark.parametrize("path", ["/sql/exec", "/sql/admin/clickhouse", "/api/sql/exec"])
-def test_sql_that_changes_things_is_not_offered(api: TestClient, path: str):
-    body = check_problem(api.post(path, json={"sql": "SELECT 1"}), 422, "sql_exec_not_offered")
+def test_sql_that_changes_things_is_not_offered(unchanged: TestClient, path: str):
+    body = check_problem(unchanged.post(path, json={"sql": "SELECT 1"}), 422, "sql_exec_not_offered")
     assert "/sql/read" in body["detail"]
 
 
@@ -302,6 +312,6 @@ def test_statements_are_kept_changed_listed_and_forgotten(api: TestClient):
         ("x", {}, 400),
     ],
 )
-def test_what_can_not_be_kept_is_refused(api: TestClient, query_id: str, body: Json, status: int):
-    assert api.put(f"/sql/saved/{query_id}", json=body).status_code == status
-    assert api.get("/sql/saved").json() == {"savedQueries": []}
+def test_what_can_not_be_kept_is_refused(unchanged: TestClient, query_id: str, body: Json, status: int):
+    assert unchanged.put(f"/sql/saved/{query_id}", json=body).status_code == status
+    assert unchanged.get("/sql/saved").json() == {"savedQueries": []}
