@@ -99,7 +99,13 @@ def asking(make: Ask) -> Asking:
 
 def children() -> list[psutil.Process]:
     """The processes of statements that this one has started and that still are there."""
-    return [child for child in psutil.Process().children() if WORKER in child.cmdline()]
+    return [child for child in psutil.Process().children() if WORKER in words(child)]
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Its command line, which is empty for a moment after it was started."""
+    until(process.cmdline)
+    return process.cmdline()
 
 
 def until(fact: Callable[[], object]) -> None:
