@@ -43,6 +43,11 @@ EXTENSIONS = ("ducklake", "postgres_scanner", "httpfs")
 THROUGH_FSSPEC = {"gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
 KINDS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure_blob", "abfss": "azure_blob", "az": "azure_blob"}
 BATCH_ROWS = 8192
+# Each may meet the next flush.
+FRESH_STARTS = 3
+NO_FRESH_START = (
+    duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.BinderException, duckdb.ParserException,
+)  # fmt: skip
 # Fewer rows than that go into Postgres until they are flushed. The same for all who ever change the lake: one who
 # inlines nothing makes no table for inlined rows when it alters columns, and others then write into that of before.
 INLINE_ROWS = 1000
@@ -138,20 +143,21 @@ class Lake:
             yield self._stream(loan, access, sql, parameters)
 
     def _stream(self, loan: "_Loan", access: Access, sql: str, parameters: Sequence[Any]) -> pa.RecordBatchReader:
-        """Start a query; what fails is tried once more on a new instance.
+        """Start a query; what fails is tried again on a new instance.
 
         A reader remembers which tables hold inlined rows. When a flush removes one that a change of schema had made
         superfluous, it goes on asking for it until it is attached anew (duckdb/ducklake issues 1305 and 1413); the
         error then is an internal one, or only that the transaction was aborted.
         """
-        try:
-            return loan.connection.execute(sql, parameters).to_arrow_reader(BATCH_ROWS)
-        except (duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.BinderException, duckdb.ParserException):
-            raise
-        except duckdb.Error:
-            _close(loan.connection)
-            loan.connection = self._open(access)
-            return loan.connection.execute(sql, parameters).to_arrow_reader(BATCH_ROWS)
+        for _ in range(FRESH_STARTS):
+            try:
+                return loan.connection.execute(sql, parameters).to_arrow_reader(BATCH_ROWS)
+            except NO_FRESH_START:
+                raise
+            except duckdb.Error:
+                _close(loan.connection)
+                loan.connection = self._open(access)
+        return loan.connection.execute(sql, parameters).to_arrow_reader(BATCH_ROWS)
 
     @contextmanager
     def _bounded(self, loan: "_Loan") -> Iterator[None]:
