@@ -35,6 +35,19 @@ query Runs($tag: ExecutionTag!) {
   }
 }"""
 
+EVENTS = """
+query Events($run: ID!) {
+  result: logsForRun(runId: $run) {
+    ... on EventConnection {
+      events {
+        __typename
+        ... on MessageEvent { message }
+        ... on ErrorEvent { error { message stack cause { message } } }
+      }
+    }
+  }
+}"""
+
 PARTITION = """
 query Partition($asset: AssetKeyInput!, $partition: String!) {
   result: assetNodeOrError(assetKey: $asset) {
@@ -216,7 +229,12 @@ class Hub:
             found = self.graphql(BACKFILL_STATUS, id=backfill)
             return None if found["status"] in UNDER_WAY else found
 
-        assert eventually(over, "the end of the backfill", 4 * RECOVERY) == {
-            "status": "COMPLETED_SUCCESS",
-            "error": None,
-        }
+        ended = eventually(over, "the end of the backfill", 4 * RECOVERY)
+        good = {"status": "COMPLETED_SUCCESS", "error": None}
+        assert ended == good, f"{ended}\n{self.failures('dagster/backfill', backfill)}"
+
+    def failures(self, tag: str, value: str) -> list[str]:
+        """What Dagster noted of the runs with this tag that failed."""
+        failed = [run["runId"] for run in self.runs(tag, value) if run["status"] != "SUCCESS"]
+        found = [self.graphql(EVENTS, run=run)["events"] for run in failed]
+        return [f"{event['__typename']}: {event['message']} {event.get('error')}" for each in found for event in each]
