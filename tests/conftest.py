@@ -1,6 +1,7 @@
 """What all tests share: fixtures by topic, the order of files, and the rule on skipping."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -40,6 +41,18 @@ LONGEST_FIRST = (
     "launches/test_pool.py",
     "api/test_ingest_memory.py",
 )
+
+
+def pytest_configure() -> None:
+    """Take signals as in a terminal: started in the background, this ignores them, and so would all that it starts."""
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGQUIT: signal.SIG_DFL,
+    }
+    for number, default in defaults.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
