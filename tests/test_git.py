@@ -421,7 +421,7 @@ def git_daemon(repositories: Path) -> Iterator[str]:
     options = ("--export-all", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}", f"--base-path={repositories}")
     # Without this wrapper `git` would exec a child that outlives it when it is terminated.
     daemon = subprocess.Popen(
-        [f"{run_git('--exec-path', cwd=repositories)}/git-daemon", *options], stderr=subprocess.PIPE
+        [f"{run_git('--exec-path', cwd=repositories)}/git-daemon", *options], stderr=subprocess.DEVNULL
     )
     try:
         while daemon.poll() is None and not listens(port):
@@ -429,4 +429,4 @@ def git_daemon(repositories: Path) -> Iterator[str]:
         yield f"git://127.0.0.1:{port}"
     finally:
         daemon.terminate()
-        daemon.communicate()
+        daemon.wait()

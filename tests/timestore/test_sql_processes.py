@@ -286,6 +286,7 @@ def test_a_process_has_no_secret_in_its_environment_or_arguments(
     monkeypatch.setenv("APPHUB_OPERATOR_TOKENS", "s3cret")
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:s3cret@h/d")
     asking.processes.warm()
+    until(children)
     (child,) = children()
 
     assert "s3cret" not in str(child.environ()) + str(child.cmdline())
@@ -293,6 +294,7 @@ def test_a_process_has_no_secret_in_its_environment_or_arguments(
 
 def test_a_process_serves_one_statement_and_the_next_one_waits_already(asking: Asking):
     asking.processes.warm()
+    until(children)
     (first,) = children()
     asking.rows(COUNT)
     until(lambda: first not in children())
@@ -356,6 +358,7 @@ def test_whoever_comes_when_enough_run_and_wait_is_sent_away(make: Ask):
 
 def test_a_process_that_is_killed_under_its_statement_is_told_of(asking: Asking):
     asking.processes.warm()
+    until(children)
     (child,) = children()
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(asking.answer, CROSS_JOIN)
@@ -368,6 +371,7 @@ def test_a_process_that_is_killed_under_its_statement_is_told_of(asking: Asking)
 
 def test_a_process_that_died_while_it_waited_is_replaced(asking: Asking):
     asking.processes.warm()
+    until(children)
     (child,) = children()
     child.kill()
     assert asking.rows(COUNT) == [{"n": 5000}]

@@ -125,7 +125,8 @@ class Harness:
         self.check(final=True)
         self._sweep()
         self.check(final=True)
-        assert self._api.end_child(signal.SIGTERM) == -signal.SIGTERM
+        code = self._api.end_child(signal.SIGTERM)
+        assert code == -signal.SIGTERM, f"after SIGTERM the API ended with {code}"
         self.findings.seconds = time.monotonic() - started
 
     def close(self) -> None:
