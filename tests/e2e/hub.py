@@ -234,7 +234,12 @@ class Hub:
         assert ended == good, f"{ended}\n{self.failures('dagster/backfill', backfill)}"
 
     def failures(self, tag: str, value: str) -> list[str]:
-        """What Dagster noted of the runs with this tag that failed."""
+        """What Dagster noted of the ends of the runs with this tag that failed, and the last that they wrote."""
         failed = [run["runId"] for run in self.runs(tag, value) if run["status"] != "SUCCESS"]
-        found = [self.graphql(EVENTS, run=run)["events"] for run in failed]
-        return [f"{event['__typename']}: {event['message']} {event.get('error')}" for each in found for event in each]
+        found = [event for run in failed for event in self.graphql(EVENTS, run=run)["events"][-2:]]
+        written = [path for run in failed for path in self.stack.home.rglob("*.err") if run in str(path)]
+        return [
+            *(f"{event['message']} {event.get('error')}" for event in found),
+            *(path.read_text()[-3000:] for path in written),
+            (self.stack.home / "logs" / "runs.log").read_text()[-3000:],
+        ]
