@@ -93,7 +93,8 @@ def test_batches_wait_together_for_an_instance_that_comes_free(timestore: Timest
     with ThreadPoolExecutor(1) as pool:
         with lake.writing(), lake.writing():
             late = pool.submit(write, lake, timestore.database, batches, until=time.monotonic() + 30)
-            time.sleep(1.5)
+            # Longer than each of them, one after the other, would wait for an instance.
+            time.sleep(1.6)
         assert {each.batch.snapshot_id for each in late.result().values()} == {1}
     lake.close()
 

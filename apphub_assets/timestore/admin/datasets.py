@@ -33,7 +33,7 @@ from apphub_assets.timestore.errors import (
     GraceOver,
     LakeConflict,
 )
-from apphub_assets.timestore.ingest.writing import Caller, note_schema
+from apphub_assets.timestore.ingest.writing import Caller, note_access, note_schema
 from apphub_assets.timestore.lake import Lake, kind_of
 from apphub_assets.timestore.models import Access, Dataset, StorageTarget
 from apphub_assets.timestore.paging import DatasetQuery, dataset_cursor
@@ -443,17 +443,7 @@ def _note_in(commit: Commit, dataset: DatasetInfo, caller: Caller, action: str, 
     """The same, for a change that is a commit of the lake."""
     payload = {"datasetId": dataset.id, "datasetSlug": dataset.slug, "status": dataset.status, **details}
     commit.receipt.add_event(EVENTS[action], payload, source=SOURCE, correlation_id=caller.correlation_id)
-    commit.receipt.accesses.append(
-        {
-            "dataset_id": dataset.id,
-            "dataset_slug": dataset.slug,
-            "actor_id": caller.subject,
-            "actor_scopes": list(caller.scopes),
-            "action": action,
-            "success": True,
-            "metadata": details,
-        }
-    )
+    note_access(commit, dataset, caller, action, details)
 
 
 def _access(row: Dataset, caller: Caller, action: str, details: Json, *, success: bool) -> Access:
