@@ -16,7 +16,7 @@ from apphub_api.cli_apps import apps, search_and_launch
 from apphub_api.cli_datasets import datasets
 from apphub_api.cli_output import Format, Output, show
 from apphub_assets.errors import AppHubError
-from apphub_assets.settings import load_settings
+from apphub_assets.settings import SettingError, load_settings
 
 app = typer.Typer(
     name="apphub",
@@ -112,6 +112,7 @@ def main() -> None:
     """Run a command; what AppHub refuses is shown as one sentence."""
     try:
         app()
-    except AppHubError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    except (AppHubError, SettingError) as error:
+        message = error.message if isinstance(error, AppHubError) else str(error)
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
         sys.exit(1)

@@ -15,6 +15,7 @@ Workers end with the server, however it ends; so a name that the server does not
 """
 
 import ctypes
+import faulthandler
 import fcntl
 import json
 import logging
@@ -318,6 +319,7 @@ class ForkServer:
             self._let_go()
             if child.obituary is None:
                 limit_memory(self._limits.memory_bytes)
+                faulthandler.enable()  # who is killed by a library writes down where
                 self._work.execute(child.job)
             else:
                 self._work.bury(child.job, child.obituary)

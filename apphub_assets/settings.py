@@ -6,12 +6,17 @@ that holds the value, for secrets. Sizes are bytes and times are seconds unless 
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+# What a run needs beside DuckDB's own memory: Python, and 42 threads at once while DuckDB checks a signature. One that
+# can't have its threads is aborted without a word of why.
+RUN_OVERHEAD = 512 * MIB
 
 # Read by the command line, by Dagster's configuration, by Compose and by the tests.
 OTHER_VARIABLES = {
@@ -148,7 +153,10 @@ class Settings(BaseSettings):
 
     # Runs
     max_concurrent_runs: int = Field(8, description="Dagster runs at once; further ones wait in Dagster's queue.")
-    run_memory_bytes: int = Field(2048 * MIB, description="Address space growth allowed to one run worker.")
+    run_memory_bytes: int = Field(
+        2048 * MIB,
+        description="Memory one run worker may allocate: 512 MiB more than `APPHUB_UPKEEP_MEMORY_BYTES` at least.",
+    )
 
     # Events
     event_retention_days: float = Field(14.0, description="Age at which events leave the outbox.")
@@ -156,6 +164,16 @@ class Settings(BaseSettings):
 
     log_level: str = Field("info", description="debug, info, warning or error.")
     log_format: str = Field("auto", description="json, console, or auto: console on a terminal.")
+
+    @model_validator(mode="after")
+    def _runs_have_room(self) -> Self:
+        needed = self.upkeep_memory_bytes + RUN_OVERHEAD
+        if self.run_memory_bytes < needed:
+            raise ValueError(
+                f"APPHUB_RUN_MEMORY_BYTES is {self.run_memory_bytes} and must be at least {needed}:"
+                f" APPHUB_UPKEEP_MEMORY_BYTES and {RUN_OVERHEAD} for what runs need beside it"
+            )
+        return self
 
     @property
     def state(self) -> Path:
@@ -189,8 +207,16 @@ class Settings(BaseSettings):
         return with_driver(self.database_url.get_secret_value(), "psycopg")
 
 
-class SettingMissing(RuntimeError):
+class SettingError(RuntimeError):
+    """The settings are such that this process can't start; the message says which, and what would do."""
+
+
+class SettingMissing(SettingError):
     """A setting that this process can't do without is empty."""
+
+
+class SettingInvalid(SettingError):
+    """A setting has a value that it can't have."""
 
 
 def with_driver(url: str, driver: str) -> str:
@@ -217,6 +243,7 @@ def load_settings() -> Settings:
 
     Raises:
         SettingMissing: a file that a variable names is empty.
+        SettingInvalid: a value is none that its setting can have.
     """
     from_files = {
         name: _content(variable)
@@ -227,7 +254,17 @@ def load_settings() -> Settings:
     for name, variable in CUSTOMARY.items():
         if f"APPHUB_{name.upper()}" not in os.environ and name not in values and (value := os.environ.get(variable)):
             values[name] = value
-    return Settings(**values)  # type: ignore[arg-type]  # pydantic parses the strings
+    try:
+        return Settings(**values)  # type: ignore[arg-type]  # pydantic parses the strings
+    except ValidationError as error:
+        raise SettingInvalid("; ".join(_faults(error))) from None
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    """What is wrong with each setting. Values are not repeated: one may be a secret."""
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        variable = "".join(f"APPHUB_{str(name).upper()}: " for name in fault["loc"][:1])
+        yield variable + fault["msg"].removeprefix("Value error, ")
 
 
 def _content(variable: str) -> str:

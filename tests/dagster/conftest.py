@@ -15,11 +15,9 @@ MAX_RUNS = 3
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterStack]:
     """The stack with its fork server; `orchestrator` and `daemon` add the rest."""
-    with throwaway_database() as database_url, pytest.MonkeyPatch.context() as patch:
+    with throwaway_database() as database_url:
         stack = DagsterStack(tmp_path_factory.mktemp("dagster"), database_url, MAX_RUNS)
         stack.start_fork_server()
-        for name, value in stack.environment.items():
-            patch.setenv(name, value)
         yield stack
         stack.stop()
 
@@ -33,8 +31,13 @@ def orchestrator(stack: DagsterStack) -> Iterator[Orchestrator]:
     client.close()
 
 
-@pytest.fixture(scope="session")
-def instance(orchestrator: Orchestrator) -> Iterator[DagsterInstance]:
+@pytest.fixture
+def instance(
+    stack: DagsterStack, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
+    """The stack's instance. Its variables are set for this test alone: other tests start stacks of their own."""
+    for name, value in stack.environment.items():
+        monkeypatch.setenv(name, value)
     with DagsterInstance.get() as instance:
         yield instance
 

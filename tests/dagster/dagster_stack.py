@@ -21,7 +21,6 @@ from apphub_assets.orchestrator import Orchestrator, Run, RunStatus
 HERE = Path(__file__).parent
 DAGSTER_YAML = HERE.parents[1] / "dagster_home" / "dagster.yaml"
 MODULE = "sample_definitions"
-MIB = 1024 * 1024
 PATIENCE = 60.0
 
 T = TypeVar("T")
@@ -61,7 +60,6 @@ class DagsterStack:
             "APPHUB_DAGSTER_STATE": str(folder / "state"),
             "APPHUB_RUN_SOCKET": str(self.socket),
             "APPHUB_MAX_CONCURRENT_RUNS": str(max_runs),
-            "APPHUB_RUN_MEMORY_BYTES": str(256 * MIB),
         }
 
     def _make_schema(self, database_url: str) -> None:

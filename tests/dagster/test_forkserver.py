@@ -1,5 +1,6 @@
 """The fork server by itself: jobs are Python source, which it executes in workers."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,8 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.socket = folder, folder / "run.sock"
-        self.process = subprocess.Popen([sys.executable, HERE / "exec_server.py", folder])
+        with (folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, HERE / "exec_server.py", folder], stdout=log, stderr=log)
 
     def launch(self, name: str, job: str) -> int:
         return int(ask(self.socket, {"do": "launch", "name": name, "job": job}, patience=10)["pid"])
@@ -98,6 +100,12 @@ def test_a_running_worker_is_known(server: Server) -> None:
 def test_a_worker_that_ends_badly_is_reported_with_the_cause(server: Server, job: str, cause: str) -> None:
     server.launch("a", job)
     assert server.written("deaths") == f"{job}: {cause}\n"
+
+
+def test_a_worker_that_a_library_aborts_leaves_where_it_was(server: Server) -> None:
+    server.launch("a", "import os\ndef inner(): os.abort()\ninner()")
+    assert "SIGABRT" in server.written("deaths")
+    assert re.search(r"Fatal Python error: Aborted.*line 2 in inner", server.written("log"), re.DOTALL)
 
 
 def test_workers_beyond_the_limit_are_refused_naming_the_setting(server: Server) -> None:
