@@ -262,7 +262,7 @@ class TestBadLuck:
         launches.keep()
         launch = launches.started()
         with launches.database.engine.connect() as connection:
-            cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            cut = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database()"
             connection.execute(text(f"{cut} AND pid <> pg_backend_pid()"))
         docker("kill", launches.container(launch))
         launches.until(launch, FAILED, SOON)

@@ -379,7 +379,7 @@ def test_a_process_that_died_while_it_waited_is_replaced(asking: Asking):
 
 def test_a_process_that_lost_its_connection_to_postgres_is_replaced(asking: Asking, database: Database):
     asking.rows(COUNT)
-    lost = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'apphub-lake'"
+    lost = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE application_name = 'apphub-lake'"
 
     def lose() -> int:
         with database.transaction() as session:
