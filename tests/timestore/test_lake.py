@@ -5,11 +5,28 @@ from collections.abc import Callable
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
+from apphub_assets import migrations
 from apphub_assets.settings import Settings
 from apphub_assets.timestore.errors import LakeConflict, LakeUnavailable, StorageMoved
 from apphub_assets.timestore.lake import Access, Lake
 from tests.fixtures.timestore import Timestore
+
+# A lake as the first revision of its tables left it, with one receipt in DuckLake's messages.
+AS_IT_WAS = """
+DROP FUNCTION timestore.leave_gap CASCADE;
+DROP FUNCTION timestore.write_receipt CASCADE;
+CREATE FUNCTION timestore.write_receipt() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER write_receipt AFTER INSERT ON timestore.ducklake_snapshot_changes
+    FOR EACH ROW EXECUTE FUNCTION timestore.write_receipt();
+UPDATE timestore.ducklake_snapshot_changes SET author = 'apphub', commit_extra_info = '{}';
+UPDATE alembic_version SET version_num = '20261121_timestore';
+"""
+COUNTS = """
+SELECT count(*), count(c.snapshot_id), count(commit_extra_info)
+FROM timestore.ducklake_snapshot s LEFT JOIN timestore.ducklake_snapshot_changes c ON c.snapshot_id = s.snapshot_id
+"""
 
 
 @pytest.fixture
@@ -178,3 +195,19 @@ def test_the_receipt_is_not_kept_where_ducklake_would_read_it_again(timestore: T
     timestore.ingest("readings", "2026-01-01")
     kept = timestore.ask("SELECT author, commit_extra_info FROM ducklake_snapshots('lake') ORDER BY snapshot_id DESC")
     assert kept[0] == ("apphub", None)
+
+
+def test_a_lake_of_before_its_triggers_changed_is_upgraded_and_loses_nothing_of_what_ducklake_writes(
+    timestore: Timestore,
+):
+    with timestore.database.transaction() as session:
+        session.execute(text(AS_IT_WAS))
+    migrations.upgrade(timestore.database.url)
+    lake = Lake(timestore.settings)
+    with lake.writing() as connection:
+        connection.execute("CREATE TABLE lake.others AS SELECT 1 AS value")
+    lake.close()
+    timestore.ingest("readings", "2026-01-01")
+    with timestore.database.reading() as session:
+        snapshots, changes, receipts = session.execute(text(COUNTS)).one()
+    assert (changes, receipts) == (snapshots, 0)

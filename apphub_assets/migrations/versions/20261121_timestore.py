@@ -11,7 +11,7 @@ down_revision = "20261121_merges"
 # or none. `lake.py` puts the trigger on the table, which DuckLake makes when it is attached for the first time. What
 # was written elsewhere is not kept in the message too: DuckLake reads all messages at once when it expires snapshots.
 WRITE_RECEIPT = """
-CREATE FUNCTION timestore.write_receipt() RETURNS trigger LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION timestore.write_receipt() RETURNS trigger LANGUAGE plpgsql AS $body$
 DECLARE
     receipt jsonb;
     batch timestore.batches;
