@@ -113,6 +113,5 @@ def main() -> None:
     try:
         app()
     except (AppHubError, SettingError) as error:
-        message = error.message if isinstance(error, AppHubError) else str(error)
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(1)

@@ -171,7 +171,8 @@ class Settings(BaseSettings):
         if self.run_memory_bytes < needed:
             raise ValueError(
                 f"APPHUB_RUN_MEMORY_BYTES is {self.run_memory_bytes} and must be at least {needed}:"
-                f" APPHUB_UPKEEP_MEMORY_BYTES and {RUN_OVERHEAD} for what runs need beside it"
+                f" APPHUB_UPKEEP_MEMORY_BYTES and {RUN_OVERHEAD} for what runs need beside it;"
+                " raise it, or lower the other"
             )
         return self
 
