@@ -87,14 +87,15 @@ def test_small_batches_do_not_wait_for_big_ones(timestore: Timestore):
 
 
 def test_batches_wait_together_for_an_instance_that_comes_free(timestore: Timestore):
-    lake = Lake(timestore.settings.model_copy(update={"query_timeout": 0.5}))
+    patience = 0.5
+    lake = Lake(timestore.settings.model_copy(update={"query_timeout": patience}))
     row = {"timestamp": "2026-01-01T00:00:00Z", "value": 1}
     batches = [first_batch("readings", row, key=str(number)) for number in range(3)]
     with ThreadPoolExecutor(1) as pool:
         with lake.writing(), lake.writing():
             late = pool.submit(write, lake, timestore.database, batches, until=time.monotonic() + 30)
-            # Longer than each of them, one after the other, would wait for an instance.
-            time.sleep(1.6)
+            # Longer than they would wait for an instance one after the other.
+            time.sleep(len(batches) * patience + 0.1)
         assert {each.batch.snapshot_id for each in late.result().values()} == {1}
     lake.close()
 
