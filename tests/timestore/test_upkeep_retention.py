@@ -127,11 +127,17 @@ def test_a_deleted_dataset_leaves_when_its_grace_is_over(week: Keeper):
     week.check()
 
 
-def test_a_purge_that_was_cut_short_is_finished(week: Keeper, monkeypatch):
-    now = datetime.now(UTC)
+def deleted(week: Keeper, now: datetime) -> purging.Purged:
+    """The dataset, whose grace has ended."""
     with week.database.transaction() as session:
         session.execute(update(Dataset).values(status=Status.DELETED, purge_after=now))
     (found,) = purging.due(week.database, now)
+    return found
+
+
+def test_a_purge_that_was_cut_short_is_finished(week: Keeper, monkeypatch):
+    now = datetime.now(UTC)
+    found = deleted(week, now)
     with monkeypatch.context() as during:
         during.setattr(purging.repository, "delete_purged", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -142,10 +148,7 @@ def test_a_purge_that_was_cut_short_is_finished(week: Keeper, monkeypatch):
 
 
 def test_a_dataset_that_was_restored_meanwhile_is_not_purged(week: Keeper):
-    now = datetime.now(UTC)
-    with week.database.transaction() as session:
-        session.execute(update(Dataset).values(status=Status.DELETED, purge_after=now))
-    (found,) = purging.due(week.database, now)
+    found = deleted(week, datetime.now(UTC))
     with week.database.transaction() as session:
         session.execute(update(Dataset).values(status=Status.ACTIVE))
     with pytest.raises(LakeConflict):
@@ -155,9 +158,7 @@ def test_a_dataset_that_was_restored_meanwhile_is_not_purged(week: Keeper):
 
 def test_a_dataset_that_is_half_purged_can_not_be_restored(week: Keeper, monkeypatch):
     now = datetime.now(UTC)
-    with week.database.transaction() as session:
-        session.execute(update(Dataset).values(status=Status.DELETED, purge_after=now))
-    (found,) = purging.due(week.database, now)
+    found = deleted(week, now)
     monkeypatch.setattr(purging.repository, "delete_purged", lambda *_: None)
     purging.purge(week.lake, week.database, found)
     behind = now - timedelta(minutes=1)
